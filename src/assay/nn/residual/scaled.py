@@ -1,0 +1,41 @@
+"""Scaled residual: constant weights on the stream and on the branch.
+
+    x ← a · x + b · F(x)
+
+``branch`` b may be ``"depth"``: 1/√(number of sublayers), which keeps the variance of a sum of independent
+branches at the size of one. ``learned`` makes b a trained vector, started at that constant, as in ReZero and
+LayerScale (Bachlechner et al., 2020, arXiv:2003.04887; Touvron et al., 2021, arXiv:2103.17239).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from assay.nn.residual import ResidualStream, residuals
+
+
+@residuals.register("scaled")
+class ScaledResidual(ResidualStream):
+    def __init__(
+        self,
+        hidden_size: int,
+        num_sublayers: int,
+        *,
+        skip: float = 1.0,
+        branch: float | Literal["depth"] = "depth",
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.skip = skip
+        self.branch = num_sublayers**-0.5 if branch == "depth" else float(branch)
+        self.gain = nn.Parameter(torch.full((num_sublayers, hidden_size), self.branch)) if learned else None
+
+    def write(
+        self, state: Float[Tensor, "batch time hidden"], y: Float[Tensor, "batch time hidden"], sublayer: int
+    ) -> Float[Tensor, "batch time hidden"]:
+        gain = self.branch if self.gain is None else self.gain[sublayer]
+        return self.skip * state + gain * y

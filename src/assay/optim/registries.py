@@ -1,0 +1,21 @@
+"""Where optimizers and schedules are registered."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from assay.registry import Registry
+
+
+class Schedule(Protocol):
+    """The learning rate over a run, as a share of its peak."""
+
+    def __call__(self, progress: float) -> float:
+        """The factor at ``progress`` in [0, 1): the share of the budget that is spent."""
+        ...
+
+
+optimizers: Registry[torch.optim.Optimizer] = Registry("optimizer", "assay.optim")
+schedules: Registry[Schedule] = Registry("schedule", "assay.optim.schedules")

@@ -1,0 +1,118 @@
+"""The configuration of a run: model, data, optimizer, schedule, loss, training, seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from assay.config import Config, assign, read_toml
+from assay.data import DataConfig
+from assay.losses import losses
+from assay.models import ModelConfig
+from assay.optim import Schedule, optimizers, schedules
+from assay.quantities import Amount, Count, Seconds
+from assay.slots import Component, In
+from assay.version import __version__
+
+
+class TrainingConfig(Config):
+    """How long and how to train.
+
+    One of three budgets: ``tokens``, ``flops`` (forward and backward, counted on the model itself) or
+    ``seconds`` (of training steps; evaluation and checkpoints don't count). ``evaluations`` are spread evenly over
+    the run, the last at its end; all but the last use the first eighth of the validation text.
+    """
+
+    tokens: Count | None = None
+    flops: Amount | None = None
+    seconds: Seconds | None = None
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    micro_batch_size: Count | None = None
+    evaluations: Count = 8
+
+    compile: bool | Literal["auto"] = "auto"
+    sharding: Literal["none", "fsdp"] = "none"
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    trackers: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; a run has one budget")
+        if not given:
+            object.__setattr__(self, "tokens", 1_000_000)
+        return self
+
+
+EXECUTION = ("compile", "sharding", "checkpoint_seconds", "trackers")
+"""Fields of ``training`` that say how a run is carried out, not what it is: they don't enter its id."""
+
+
+class RunConfig(Config):
+    """Everything that defines one run. A slot is a component's name, or its name with options."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: Annotated[Component[torch.optim.Optimizer], In(optimizers)] = Component(optimizers, "adamw")
+    schedule: Annotated[Component[Schedule], In(schedules)] = Component(schedules, "warmup-stable-decay")
+    loss: Annotated[Component[nn.Module], In(losses)] = Component(losses, "cross-entropy")
+    training: TrainingConfig = TrainingConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _derive(self) -> Self:
+        if self.model.max_length is None:
+            object.__setattr__(
+                self, "model", self.model.model_copy(update={"max_length": self.data.sequence_length})
+            )
+        if self.model.max_length < self.data.sequence_length and self.model.position.name == "learned":
+            raise ValueError(
+                f"model.max_length={self.model.max_length} is shorter than "
+                f"data.sequence_length={self.data.sequence_length}"
+            )
+        if "lr" not in self.optimizer.options:
+            options = {**self.optimizer.options, "lr": self.model.learning_rate()}
+            object.__setattr__(self, "optimizer", Component(optimizers, self.optimizer.name, options))
+        micro = self.training.micro_batch_size
+        if micro is not None and self.data.batch_size % micro:
+            raise ValueError(
+                f"training.micro_batch_size={micro} does not divide data.batch_size={self.data.batch_size}"
+            )
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.data.batch_size * self.data.sequence_length
+
+    def with_vocabulary(self, vocab_size: int) -> RunConfig:
+        """The same run with the tokenizer's vocabulary size, which a larger ``model.vocab_size`` overrides."""
+        size = max(vocab_size, self.model.vocab_size or 0)
+        return self.model_copy(update={"model": self.model.model_copy(update={"vocab_size": size})})
+
+    def with_seed(self, seed: int) -> RunConfig:
+        return self.model_copy(update={"seed": seed})
+
+    def run_id(self, data_fingerprint: str) -> str:
+        """Sixteen hexadecimal digits that two runs share exactly when they are the same experiment."""
+        description = self.dump()
+        for field in EXECUTION:
+            del description["training"][field]
+        del description["data"]["corpus"]
+        identity = {"assay": __version__, "data": data_fingerprint, "config": description}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_run_config(path: str | Path | None, values: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration in a TOML file (defaults if None) with dotted ``values`` set over it."""
+    data = read_toml(path) if path is not None else {}
+    return RunConfig.parse(assign(data, values or {}))

@@ -1,0 +1,49 @@
+"""Validation: bits per byte over a fixed text, which no tokenizer can flatter."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from assay.data.windows import TokenData
+from assay.training.config import RunConfig
+
+IGNORED = -100
+
+
+@torch.no_grad()
+def bits_per_byte(
+    module: nn.Module, data: TokenData, config: RunConfig, accelerator: Accelerator, *, share: float = 1.0
+) -> float:
+    """Σ −log₂ p(token) / number of bytes over the validation text; NaN or ∞ if the model gives that.
+
+    With ``share`` < 1 only that part of the windows (at least one batch) is read, and its mean per target is
+    scaled to the whole text. The processes of a distributed run share the rows of each batch.
+    """
+    batches = list(data.evaluation(config.data.sequence_length, config.data.batch_size))
+    targets_in_text = sum(int((targets != IGNORED).sum()) for _, targets in batches)
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    module.eval()
+    for inputs, targets in batches[: max(1, math.ceil(share * len(batches)))]:
+        inputs, targets = _own_rows(inputs, targets, accelerator)
+        logits = module(inputs.to(accelerator.device)).flatten(0, 1).float()
+        flat = targets.to(accelerator.device).flatten()
+        nats = F.cross_entropy(logits, flat, reduction="sum")
+        total += torch.stack([nats.double(), (flat != IGNORED).sum().double()])
+    module.train()
+    nats_sum, counted = accelerator.reduce(total, reduction="sum").tolist()
+    return nats_sum / counted * targets_in_text / (math.log(2) * data.eval_bytes)
+
+
+def _own_rows(inputs: Tensor, targets: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """This process's rows; each process gets as many, filled up with rows that do not count."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    missing = -len(inputs) % world
+    if missing:
+        inputs = torch.cat([inputs, inputs[:1].expand(missing, -1)])
+        targets = torch.cat([targets, torch.full_like(targets[:1], IGNORED).expand(missing, -1)])
+    return inputs[rank::world], targets[rank::world]

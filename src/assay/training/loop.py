@@ -1,0 +1,336 @@
+"""The training loop.
+
+A run is a pure function of its configuration: batch, random numbers and learning rate of a step follow from
+(seed, step) alone, so a checkpoint holds no state of loaders or generators, and a run that was stopped anywhere
+ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor
+
+from assay.data.windows import TokenData, prepare
+from assay.errors import Interrupted, UserError
+from assay.models import Decoder
+from assay.models.initialization import initialize
+from assay.optim import build_optimizer
+from assay.training import checkpoint, environment
+from assay.training.budget import Budget
+from assay.training.compilation import compiled_objectives, repays
+from assay.training.config import RunConfig
+from assay.training.evaluation import bits_per_byte
+from assay.training.objective import Objective
+from assay.training.progress import ProgressBar
+from assay.training.run_directory import RunDirectory, Summary
+
+LOGGED_TOGETHER = 20
+"""Steps whose losses are fetched from the device and written at once."""
+
+
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = False) -> Summary:
+    """Train one run in the directory ``out`` and return how it ended.
+
+    With ``resume`` a run that is over is returned as it is, and one that was stopped goes on from its last
+    checkpoint; the weights at the end are the same as without the stop (bit for bit on a CPU). A loss that is not
+    finite ends the run as *diverged*. Ctrl-C saves and raises ``Interrupted``.
+
+    Raises ``UserError`` for a directory, corpus or checkpoint that cannot be used, ``AssayError`` if the disk is
+    full; the last good state stays.
+    """
+    data = prepare(config.data)
+    config = config.with_vocabulary(data.vocab_size)
+    directory = RunDirectory(out)
+    budget = Budget.of(config)
+    accelerator = _accelerator(config, directory.path)
+    if accelerator.is_main_process:
+        directory.open(config, resume=resume)
+    accelerator.wait_for_everyone()
+    finished = directory.summary()
+    if finished is not None:
+        return finished
+    run = _Run(config, directory, data, budget, accelerator)
+    with ProgressBar(
+        directory.path.name, shown=progress and accelerator.is_main_process
+    ) as bar, _interruptions() as stopped:
+        summary = run.go(bar, stopped)
+    if accelerator.is_main_process:
+        directory.finish(summary)
+    accelerator.end_training()
+    return summary
+
+
+class _Run:
+    """The state of one run while it goes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        data: TokenData,
+        budget: Budget,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.directory, self.data = config, directory, data
+        self.budget, self.accelerator = budget, accelerator
+        environment.reset_peak_memory()
+        torch.manual_seed(config.seed)
+        objective = Objective(Decoder(config.model), config.loss.build(), config.training.precision)
+        initialize(objective.model, config.seed, config.model.init_std)
+        objective.to(accelerator.device)
+        device = accelerator.device.type
+        self.compiled = repays(config, device=device)
+        self.call: Callable[..., Tensor]
+        if self.compiled and accelerator.num_processes == 1:
+            objective, self.call = compiled_objectives.get(config, objective)
+            optimizer = build_optimizer(config.optimizer, objective.model)
+            self.module, self.optimizer = objective, accelerator.prepare(optimizer)
+        else:
+            optimizer = build_optimizer(config.optimizer, objective.model)
+            self.module, self.optimizer = accelerator.prepare(objective, optimizer)
+            self.call = torch.compile(self.module) if self.compiled else self.module
+        self.parameters = sum(p.numel() for p in objective.model.parameters())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = config.schedule.build()
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.diverged_at: int | None = None
+        self._restore()
+
+    def _restore(self) -> None:
+        """Go on from the checkpoint, if there is one; forget what was logged after it."""
+        state = checkpoint.load(self.directory.checkpoint_path, self.module, self.optimizer.optimizer)
+        if state is not None:
+            self.step, self.seconds = state.step, state.seconds
+        if self.accelerator.is_main_process:
+            self.directory.cut_metrics(state.metrics_size if state is not None else 0)
+
+    def go(self, bar: ProgressBar, stopped: threading.Event) -> Summary:
+        saved = time.monotonic()
+        evaluations = self.config.training.evaluations
+        self.module.train()
+        while self.diverged_at is None and self.budget.spent(self.step, self.seconds) < 1:
+            before = self.budget.spent(self.step, self.seconds)
+            self._train_step()
+            after = self.budget.spent(self.step, self.seconds)
+            if len(self.rows) >= LOGGED_TOGETHER or after >= 1:
+                self._flush(bar)
+            if after < 1 and int(before * evaluations) < int(after * evaluations):
+                self._evaluate(share=1 / 8)
+            due = time.monotonic() - saved >= self.config.training.checkpoint_seconds
+            if self._agree(stopped.is_set() or (due and after < 1)) and self.diverged_at is None:
+                self._flush(bar)
+                self._save()
+                saved = time.monotonic()
+                if self._agree(stopped.is_set()):
+                    raise Interrupted(self._how_to_go_on())
+        value = self._evaluate(share=1.0) if self.diverged_at is None else None
+        if self.diverged_at is None:
+            self._save()
+        return self._summary(value)
+
+    def _train_step(self) -> None:
+        start = time.perf_counter()
+        config = self.config
+        factor = self.schedule(self.budget.progress(self.step, self.seconds))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        loss, norm = self._backward(self._batch())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.device.type != "cpu" and config.training.seconds is not None:
+            torch.accelerator.synchronize()
+        self.step += 1
+        self.seconds += time.perf_counter() - start
+        self.rows.append(
+            {
+                "step": self.step,
+                "tokens": self.step * config.tokens_per_step,
+                "seconds": round(self.seconds, 4),
+                "lr": self.rates[0] * factor,
+                "loss": loss,
+                "grad_norm": norm,
+            }
+        )
+
+    def _batch(self) -> Tensor:
+        """This process's rows of the step's global batch; the step's random numbers start here."""
+        config, accelerator = self.config, self.accelerator
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 1009 + accelerator.process_index)
+        rows = self.data.batch(
+            self.step,
+            seed=config.seed,
+            batch_size=config.data.batch_size,
+            sequence_length=config.data.sequence_length,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        return rows.to(accelerator.device, non_blocking=True)
+
+    def _backward(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients of the mean loss over the rows, in micro-batches if so configured, then clipped."""
+        training, accelerator = self.config.training, self.accelerator
+        size = training.micro_batch_size or len(rows)
+        micro_batches = rows.split(size)
+        total = torch.zeros((), device=rows.device)
+        for index, micro in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.module):
+                loss = self.call(micro[:, :-1], micro[:, 1:]) * (len(micro) / len(rows))
+                accelerator.backward(loss)
+            total += loss.detach()
+        norm = None
+        if training.grad_clip is not None:
+            norm = accelerator.clip_grad_norm_(self.module.parameters(), training.grad_clip)
+        return total, norm
+
+    def _flush(self, bar: ProgressBar) -> None:
+        """Write the rows that wait, with their numbers fetched from the device at once."""
+        if not self.rows:
+            return
+        losses = torch.stack([row["loss"] for row in self.rows])
+        losses = self.accelerator.reduce(losses, reduction="mean").tolist()
+        for row, loss in zip(self.rows, losses, strict=True):
+            norm = row.pop("grad_norm")
+            row["loss"] = loss if math.isfinite(loss) else None
+            if norm is not None and math.isfinite(norm := float(norm)):
+                row["grad_norm"] = norm
+            if not math.isfinite(loss) and self.diverged_at is None:
+                self.diverged_at = row["step"]
+        if self.accelerator.is_main_process:
+            self.directory.append(self.rows)
+            logged = {"loss": losses[-1], "lr": self.rows[-1]["lr"]}
+            if self.config.training.trackers:
+                self.accelerator.log(logged, step=self.step)
+        bar.update(
+            self.budget.spent(self.step, self.seconds),
+            loss=losses[-1],
+            tokens_per_second=self.step * self.config.tokens_per_step / self.seconds,
+        )
+        self.rows = []
+
+    def _evaluate(self, *, share: float) -> float | None:
+        value = bits_per_byte(self.module, self.data, self.config, self.accelerator, share=share)
+        if not math.isfinite(value):
+            self.diverged_at = self.step
+            return None
+        if self.accelerator.is_main_process:
+            row = {
+                "step": self.step,
+                "tokens": self.step * self.config.tokens_per_step,
+                "seconds": round(self.seconds, 4),
+                "bits_per_byte": value,
+            }
+            self.directory.append([row])
+            if self.config.training.trackers:
+                self.accelerator.log({"bits_per_byte": value}, step=self.step)
+        return value
+
+    def _save(self) -> None:
+        main = self.accelerator.is_main_process
+        state = checkpoint.State(
+            step=self.step,
+            seconds=self.seconds,
+            metrics_size=self.directory.append([]) if main else 0,
+        )
+        checkpoint.save(
+            self.directory.checkpoint_path, self.module, self.optimizer.optimizer, state, write=main
+        )
+
+    def _agree(self, wish: bool) -> bool:
+        """Whether any process wishes so; all get the same answer."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        votes = torch.tensor(int(wish), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes, reduction="sum").item())
+
+    def _how_to_go_on(self) -> str:
+        return (
+            f"stopped after step {self.step}, everything is saved in {str(self.directory.path)!r}; "
+            "the same command with --resume goes on"
+        )
+
+    def _summary(self, value: float | None) -> Summary:
+        config = self.config
+        tokens = self.step * config.tokens_per_step
+        return Summary(
+            id=config.run_id(self.data.fingerprint),
+            seed=config.seed,
+            status="complete" if self.diverged_at is None else "diverged",
+            bits_per_byte=value,
+            diverged_at=self.diverged_at,
+            steps=self.step,
+            tokens=tokens,
+            flops=self.step * self.budget.flops_per_step,
+            seconds=self.seconds,
+            tokens_per_second=tokens / self.seconds if self.seconds else 0.0,
+            peak_memory=environment.peak_memory(),
+            parameters=self.parameters,
+            compiled=self.compiled,
+            data={
+                "fingerprint": self.data.fingerprint,
+                "train_tokens": len(self.data.train),
+                "eval_bytes": self.data.eval_bytes,
+            },
+            environment={"hardware": environment.hardware(), "versions": environment.versions()},
+        )
+
+
+def _accelerator(config: RunConfig, path: Path) -> Accelerator:
+    """Devices, process group, sharding and trackers; precision is the objective's own business."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    plugin = None
+    if config.training.sharding == "fsdp":
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["Layer"],
+            state_dict_type="FULL_STATE_DICT",
+        )
+    trackers = config.training.trackers
+    try:
+        accelerator = Accelerator(
+            log_with=trackers or None, project_dir=path if trackers else None, fsdp_plugin=plugin
+        )
+    except ValueError as error:
+        raise UserError(f"training.trackers={trackers}: {' '.join(str(error).split())}") from None
+    if config.data.batch_size % accelerator.num_processes:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} cannot be shared out among "
+            f"{accelerator.num_processes} processes"
+        )
+    if trackers:
+        accelerator.init_trackers("assay", config={"seed": config.seed})
+    return accelerator
+
+
+@contextmanager
+def _interruptions() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step is never cut in two; a second Ctrl-C stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
