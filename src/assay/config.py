@@ -6,7 +6,7 @@ import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -38,6 +38,8 @@ def _line(model: type[BaseModel], error: pydantic.ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         line = f"unknown field {where!r}; {nearest(str(first['loc'][-1]), _siblings(model, first['loc']))}"
+    elif first["type"] == "missing":
+        line = f"{where} is missing"
     elif first["type"] in ("component", "value_error"):
         reason = first["msg"].removeprefix("Value error, ")
         line = f"{where}: {reason}" if where else reason
@@ -49,10 +51,15 @@ def _line(model: type[BaseModel], error: pydantic.ValidationError) -> str:
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        model = field.annotation
+        model = (_table_in(field.annotation) if field else None) or model
     return list(model.model_fields)
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds: itself, optional, or inside a list or dictionary."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_table_in, get_args(annotation))), None)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

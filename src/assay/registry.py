@@ -15,7 +15,8 @@ nothing else. Other distributions add components through the entry point group `
 loaded when its own name is looked up, and a built-in component of the same name comes first.
 
 Parameters before the ``*`` are supplied by whatever assembles the network (``hidden_size``, ``num_heads``,
-``lr``, ...), chosen by name; parameters after it are the component's own options. A user may set either.
+``lr``, ...), chosen by name; parameters after it are the component's own options. A user may set either, as long
+as the former are plain numbers or strings.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> Callable[..., T]:
         """The constructor.
 
-        Raises ``UserError`` with the nearest names; ``AssayError`` if one of another distribution fails to load.
+        Raises ``UserError`` with the nearest names; ``AssayError`` if another distribution's fails to load.
         """
         self._discover()
         if name not in self._constructors:
@@ -161,6 +162,8 @@ def _options_model(constructor: Callable[..., Any]) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
     for parameter in _parameters(constructor):
         keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if not keyword_only and hints.get(parameter.name) not in (int, float, str, bool):
+            continue
         required = keyword_only and parameter.default is inspect.Parameter.empty
         default = ... if required else parameter.default if keyword_only else None
         fields[parameter.name] = (hints.get(parameter.name, Any), default)

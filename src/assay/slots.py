@@ -39,9 +39,7 @@ class Component(Generic[T]):
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            raise UserError(
-                f"a {registry.kind} is a name, or a table with 'name' and its options, not {value!r}"
-            )
+            raise UserError(f"a {registry.kind} is a name, or a table with 'name' and its options, not {value!r}")
         options = {key: option for key, option in value.items() if key != "name"}
         return cls(registry, value["name"], registry.validate(value["name"], options))
 
@@ -90,14 +88,18 @@ class Pattern(Generic[T]):
 class In:
     """``Annotated[Component, In(norms)]``: a field that holds one component of that registry.
 
-    With ``pattern=True`` the field holds a ``Pattern`` over the layers.
+    With ``pattern=True`` the field holds a ``Pattern`` over the layers. A table without a name sets options of the
+    ``default`` component, as in ``optimizer.lr = 1e-3``.
     """
 
-    def __init__(self, registry: Registry[Any], *, pattern: bool = False) -> None:
+    def __init__(self, registry: Registry[Any], *, default: str | None = None, pattern: bool = False) -> None:
         self.registry = registry
+        self.default = default
         self.form: Any = Pattern if pattern else Component
 
     def _validate(self, value: Any) -> Any:
+        if self.default is not None and isinstance(value, Mapping) and "name" not in value:
+            value = {"name": self.default, **value}
         try:
             return self.form.parse(self.registry, value)
         except UserError as error:

@@ -64,11 +64,11 @@ def read_page(path: str | Path) -> list[Entry]:
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a Daily Papers page: it is not UTF-8 text") from None
+        raise UserError(f"{str(path)!r} is not a Daily Papers page: it is not UTF-8 text") from None
     try:
         return parse_page(text)
     except UserError as error:
-        raise UserError(f"{path}: not a Daily Papers page: {error}") from None
+        raise UserError(f"{str(path)!r} is not a Daily Papers page: {error}") from None
 
 
 def parse_page(text: str) -> list[Entry]:
@@ -121,15 +121,11 @@ def _entries(pending: list[_Paragraph], details: dict[str, Any], line: int) -> l
     """Titles and abstracts in turn; ``details`` belong to the last pair, and the others have none."""
     parts = [p for i, p in enumerate(pending) if i == 0 or p.text != pending[i - 1].text]
     if len(parts) % 2 or (details and not parts):
-        raise UserError(
-            f"line {parts[-1].line if parts else line}: expected a title and one paragraph of abstract"
-        )
+        raise UserError(f"line {parts[-1].line if parts else line}: expected a title and one paragraph of abstract")
     entries: list[Entry] = []
     for title, abstract in zip(parts[::2], parts[1::2], strict=True):
         if len(title.text) > _LONGEST_TITLE:
-            raise UserError(
-                f"line {title.line}: expected a title, found {len(title.text)} characters of text"
-            )
+            raise UserError(f"line {title.line}: expected a title, found {len(title.text)} characters of text")
         entries.append(Entry(title.text, abstract.text))
     if details:
         entries[-1] = dataclasses.replace(entries[-1], **details)
@@ -140,9 +136,7 @@ def _details(paragraph: _Paragraph, today: str | None) -> dict[str, Any]:
     """Authors, date and votes, as keyword arguments of ``Entry``."""
     dated = _DATE.fullmatch(paragraph.lines[-1])
     if len(paragraph.lines) != 3 or paragraph.lines[1] != "·" or not dated:
-        raise UserError(
-            f"line {paragraph.line}: expected authors, '·' and a date, found {paragraph.text[:60]!r}"
-        )
+        raise UserError(f"line {paragraph.line}: expected authors, '·' and a date, found {paragraph.text[:60]!r}")
     counted = _AUTHORS.fullmatch(paragraph.lines[0])
     return {
         "authors_count": int(counted[1]) if counted else None,

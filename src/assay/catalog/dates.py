@@ -1,6 +1,6 @@
 """Dates of papers: ISO ``2025-10-26``, or ``--10-26`` while the year is open.
 
-Both sort and compare as text, and an open date is never taken for one of a particular year.
+Both compare as text, in which an open date comes before every year.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def check_since(since: str) -> str:
 
 def reaches(date: str | None, since: str | None) -> bool:
     """Whether ``date`` is at or after ``since``; never, if its year is open."""
-    return since is None or (date is not None and has_year(date) and date >= since)
+    return since is None or (date or "") >= since

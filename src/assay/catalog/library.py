@@ -11,7 +11,7 @@ from pathlib import Path
 
 from assay.catalog import records, store
 from assay.catalog.daily_papers import Entry, read_page
-from assay.catalog.dates import check_since, clearer, has_year, reaches
+from assay.catalog.dates import check_since, clearer, reaches
 from assay.catalog.records import Paper
 from assay.catalog.store import ImportReport
 from assay.catalog.titles import title_key, title_slug
@@ -83,7 +83,7 @@ def paper(slug: str) -> LibraryPaper:
 def trending(limit: int = 20, since: str | None = None) -> list[LibraryPaper]:
     """The papers with the most votes; among equals the newest first, those of unknown year last."""
     check_limit(limit)
-    newest = sorted(papers(since=since), key=lambda p: (has_year(p.date), p.date or ""), reverse=True)
+    newest = sorted(papers(since=since), key=lambda p: p.date or "", reverse=True)
     return sorted(newest, key=lambda p: -p.votes)[:limit]
 
 

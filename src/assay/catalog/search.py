@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sqlite3
+import unicodedata
 
 from assay.catalog import library
 from assay.catalog.library import LibraryPaper
 from assay.errors import AssayError, UserError
 
 _WEIGHTS = {"title": 8.0, "names": 8.0, "summary": 4.0, "abstract": 1.0}
+_WORD = re.compile(r"\w+(?:[-.]\w+)*")
 _SHORTEST_PLURAL = 4
 
 
@@ -42,9 +45,11 @@ def search(query: str, area: str | None = None, since: str | None = None, limit:
 
 
 def _expression(query: str) -> str:
-    """``query`` in FTS5's language, in which nothing between double quotes is an operator."""
-    text = query.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").replace('"', " ")
-    words = [word for word in text.split() if any(map(str.isalnum, word))]
+    """``query`` in FTS5's language: words between double quotes, where nothing is an operator.
+
+    A compound such as ``pre-ln`` is one word, whose parts must follow each other.
+    """
+    words = [word for word in _WORD.findall(unicodedata.normalize("NFC", query)) if word.strip("_")]
     if not words:
         raise UserError(f"the query {query!r} has no word to search for")
     *others, last = words

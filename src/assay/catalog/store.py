@@ -117,7 +117,7 @@ def _is_library(connection: sqlite3.Connection) -> bool:
 
 def _check_or_create(connection: sqlite3.Connection) -> None:
     if _is_library(connection):
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise _damaged()
         return
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

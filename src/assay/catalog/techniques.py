@@ -44,9 +44,7 @@ def technique(name: str) -> Paper:
     if name in available:
         return available[name]
     if name in records.builtin().papers:
-        raise UserError(
-            f"{name!r} is catalogued but cannot be applied yet; `assay techniques` lists what can"
-        )
+        raise UserError(f"{name!r} is catalogued but cannot be applied yet; `assay techniques` lists what can")
     raise unknown("technique", name, available)
 
 
@@ -62,9 +60,7 @@ def parse_arm(text: str) -> Arm:
     if names == (BASELINE,):
         return Arm(BASELINE, (), {})
     if BASELINE in names:
-        raise UserError(
-            f"arm {text!r}: {BASELINE!r} is the arm without techniques and cannot be joined to any"
-        )
+        raise UserError(f"arm {text!r}: {BASELINE!r} is the arm without techniques and cannot be joined to any")
     for position, name in enumerate(names):
         if name in names[:position]:
             raise UserError(f"arm {text!r} names {name!r} twice")
@@ -82,9 +78,7 @@ def commands(paper: Paper) -> list[str]:
 def _patch_of(name: str) -> dict[str, Any]:
     paper = technique(name)
     if paper.patch is None:
-        raise UserError(
-            f"{name!r} is a transform of trained models and cannot be an arm of a training comparison"
-        )
+        raise UserError(f"{name!r} is a transform of trained models and cannot be an arm of a training comparison")
     return paper.patch
 
 
@@ -94,7 +88,7 @@ def _merge(patches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for name, patch in patches.items():
         for field, value in patch.items():
             for other, owner in owners.items():
-                if owner != name and not _agree(field, value, other, merged[other]):
+                if not _agree(field, value, other, merged[other]):
                     raise UserError(
                         f"{owner!r} and {name!r} cannot be joined: both set {min(field, other, key=len)!r}, "
                         f"to {merged[other]!r} and to {value!r}"

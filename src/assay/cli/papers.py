@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 @papers_app.command("import")
 def import_pages(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pages saved as text.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Pages saved as text.")],
 ) -> None:
     """Import Daily Papers pages: all of them or, if one cannot be read, none."""
     from assay.catalog import library
@@ -52,9 +52,7 @@ def list_papers(area: Area = None, since: Since = None, as_json: Json = False) -
 
 @papers_app.command()
 def search(
-    query: Annotated[
-        list[str], typer.Argument(metavar="QUERY...", help="Words; the last may be a beginning.")
-    ],
+    query: Annotated[list[str], typer.Argument(metavar="QUERY", help="Words; the last may be a beginning.")],
     area: Area = None,
     since: Since = None,
     limit: Limit = 20,
@@ -120,14 +118,14 @@ def print_json(document: Any) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table fitted to the terminal; written elsewhere, its columns are as wide as what they hold."""
+    """A table fitted to the terminal; written elsewhere, its columns are as wide as their contents."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
     for position, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=position == 0, overflow="fold")
+        table.add_column(heading, no_wrap=all(" " not in row[position] for row in rows), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     _print(table)
@@ -156,8 +154,8 @@ def _show_papers(papers: Sequence[LibraryPaper], as_json: bool) -> None:
         typer.echo("no papers found")
     else:
         print_table(
-            ("paper", "area", "date", "votes", "status", "title"),
-            [(p.slug, p.area or "-", p.date or "-", str(p.votes or "-"), p.status, p.title) for p in papers],
+            ("paper", "area", "date", "votes", "title"),
+            [(p.slug, p.area or "-", p.date or "-", str(p.votes or "-"), p.title) for p in papers],
         )
 
 

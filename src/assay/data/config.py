@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from assay.config import Config
 from assay.data.corpora import Corpus, corpora
 from assay.data.spec import expand
 from assay.data.tokenizers import Tokenizer, tokenizers
+from assay.quantities import Count
 from assay.slots import Component, In
 
 
@@ -26,13 +27,13 @@ class DataConfig(Config):
             to four.
     """
 
-    corpus: Annotated[Component[Corpus], In(corpora), BeforeValidator(expand(corpora))] = Field(
-        "python-stdlib", validate_default=True
+    corpus: Annotated[Component[Corpus], In(corpora), BeforeValidator(expand(corpora))] = Component(
+        corpora, "python-stdlib"
     )
-    tokenizer: Annotated[Component[Tokenizer], In(tokenizers), BeforeValidator(expand(tokenizers))] = Field(
-        "bytes", validate_default=True
+    tokenizer: Annotated[Component[Tokenizer], In(tokenizers), BeforeValidator(expand(tokenizers))] = Component(
+        tokenizers, "bytes"
     )
-    sequence_length: PositiveInt = 256
-    batch_size: PositiveInt = 16
+    sequence_length: Count = 256
+    batch_size: Count = 16
     validation: float = Field(0.05, gt=0, lt=0.5)
-    eval_bytes: int = Field(131072, ge=4)
+    eval_bytes: Annotated[Count, Field(ge=4)] = 131072

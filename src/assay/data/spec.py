@@ -30,7 +30,12 @@ def expand(registry: Registry[Any]) -> Callable[[Any], Any]:
             return value
         name, colon, argument = value["name"].partition(":")
         options = {key: option for key, option in value.items() if key != "name"}
-        constructor = registry[name]
+        try:
+            constructor = registry[name]
+        except UserError as error:
+            raise UserError(
+                f"{error} (they are written {', '.join(_form(registry, known) for known in registry)})"
+            ) from None
         target = getattr(constructor, "argument", None)
         if argument:
             if target is None:
@@ -42,3 +47,8 @@ def expand(registry: Registry[Any]) -> Callable[[Any], Any]:
         return {"name": name, **options}
 
     return validate
+
+
+def _form(registry: Registry[Any], name: str) -> str:
+    target = getattr(registry[name], "argument", None)
+    return f"{name}:{target.upper()}" if target else name

@@ -9,6 +9,7 @@ A corpus of one document is first cut into paragraphs, which then count as its d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import heapq
@@ -20,8 +21,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from assay.data.corpora import Corpus, Document
-from assay.data.files import stamp, write_atomically
+from assay.data.reading import stamp
 from assay.errors import AssayError, UserError
+from assay.files import write_json
 from assay.home import cache
 
 MEMO_FORMAT = 1
@@ -138,8 +140,8 @@ class Split:
                 yield document, document.text.encode("utf-8")
             except UnicodeEncodeError as error:
                 raise UserError(
-                    f"corpus {self.corpus.name!r}, document {document.name!r}: character {error.start} is half "
-                    f"of a surrogate pair, which UTF-8 cannot hold"
+                    f"corpus {self.corpus.name!r}, document {document.name!r}: character {error.start} is "
+                    f"half of a surrogate pair, which UTF-8 cannot hold"
                 ) from None
 
     def _content(self) -> str:
@@ -155,10 +157,9 @@ class Split:
         started = time.time_ns()
         content = self.survey.content
         if newest < started - SETTLED_NS and self._stamp() == before:
-            try:
-                write_atomically(memo, json.dumps({"content": content}).encode())
-            except OSError:
-                return content
+            with contextlib.suppress(AssayError, OSError):
+                memo.parent.mkdir(parents=True, exist_ok=True)
+                write_json(memo, {"content": content})
         return content
 
     def _stamp(self) -> tuple[str, int] | None:
@@ -187,7 +188,7 @@ class _ContentHash:
 
 
 class _Lowest:
-    """Of the texts added, those with the lowest keys that together hold ``limit`` bytes; copies count once."""
+    """The texts added that have the lowest keys and together hold ``limit`` bytes; copies count once."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

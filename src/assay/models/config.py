@@ -40,13 +40,17 @@ class ModelConfig(Config):
     max_length: Size | None = None
     init_std: Annotated[float, Field(gt=0)] = 0.02
 
-    norm: Annotated[Component[nn.Module], In(norms)] = Component(norms, "rms-norm")
-    placement: Annotated[Component[PlacementRule], In(placements)] = Component(placements, "pre-ln")
-    residual: Annotated[Component[ResidualStream], In(residuals)] = Component(residuals, "plain")
-    mixer: Annotated[Pattern[nn.Module], In(mixers, pattern=True)] = Pattern((Component(mixers, "softmax"),))
-    mlp: Annotated[Pattern[nn.Module], In(mlps, pattern=True)] = Pattern((Component(mlps, "swiglu"),))
-    position: Annotated[Component[Position], In(positions)] = Component(positions, "rotary")
-    head: Annotated[Component[nn.Module], In(heads)] = Component(heads, "untied")
+    norm: Annotated[Component[nn.Module], In(norms, default="rms-norm")] = Component(norms, "rms-norm")
+    placement: Annotated[Component[PlacementRule], In(placements, default="pre-ln")] = Component(placements, "pre-ln")
+    residual: Annotated[Component[ResidualStream], In(residuals, default="plain")] = Component(residuals, "plain")
+    mixer: Annotated[Pattern[nn.Module], In(mixers, default="softmax", pattern=True)] = Pattern(
+        (Component(mixers, "softmax"),)
+    )
+    mlp: Annotated[Pattern[nn.Module], In(mlps, default="swiglu", pattern=True)] = Pattern(
+        (Component(mlps, "swiglu"),)
+    )
+    position: Annotated[Component[Position], In(positions, default="rotary")] = Component(positions, "rotary")
+    head: Annotated[Component[nn.Module], In(heads, default="untied")] = Component(heads, "untied")
 
     @model_validator(mode="after")
     def _derive(self) -> Self:

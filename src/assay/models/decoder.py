@@ -134,4 +134,5 @@ def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    autocast = not x.is_meta and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else x.dtype

@@ -70,7 +70,9 @@ def save(
             new.mkdir(parents=True)
             save_file(_contiguous(weights), new / "model.safetensors", metadata={"format": "pt"})
             save_file(_contiguous(tensors), new / "optimizer.safetensors")
-            write_json(new / "state.json", state.model_copy(update={"groups": groups}).model_dump(mode="json"))
+            write_json(
+                new / "state.json", state.model_copy(update={"groups": groups}).model_dump(mode="json")
+            )
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 path.rename(old)

@@ -74,4 +74,3 @@ class Compiled:
 
 
 compiled_objectives = Compiled()
-

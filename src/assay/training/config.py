@@ -42,7 +42,7 @@ class TrainingConfig(Config):
     compile: bool | Literal["auto"] = "auto"
     sharding: Literal["none", "fsdp"] = "none"
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-    trackers: list[str] = []
+    trackers: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -63,18 +63,20 @@ class RunConfig(Config):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    optimizer: Annotated[Component[torch.optim.Optimizer], In(optimizers)] = Component(optimizers, "adamw")
-    schedule: Annotated[Component[Schedule], In(schedules)] = Component(schedules, "warmup-stable-decay")
-    loss: Annotated[Component[nn.Module], In(losses)] = Component(losses, "cross-entropy")
+    optimizer: Annotated[Component[torch.optim.Optimizer], In(optimizers, default="adamw")] = Component(
+        optimizers, "adamw"
+    )
+    schedule: Annotated[Component[Schedule], In(schedules, default="warmup-stable-decay")] = Component(
+        schedules, "warmup-stable-decay"
+    )
+    loss: Annotated[Component[nn.Module], In(losses, default="cross-entropy")] = Component(losses, "cross-entropy")
     training: TrainingConfig = TrainingConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="after")
     def _derive(self) -> Self:
         if self.model.max_length is None:
-            object.__setattr__(
-                self, "model", self.model.model_copy(update={"max_length": self.data.sequence_length})
-            )
+            object.__setattr__(self, "model", self.model.model_copy(update={"max_length": self.data.sequence_length}))
         if self.model.max_length < self.data.sequence_length and self.model.position.name == "learned":
             raise ValueError(
                 f"model.max_length={self.model.max_length} is shorter than "
@@ -112,7 +114,13 @@ class RunConfig(Config):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_run_config(path: str | Path | None, values: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration in a TOML file (defaults if None) with dotted ``values`` set over it."""
-    data = read_toml(path) if path is not None else {}
+def read_run_config(
+    source: RunConfig | str | Path | Mapping[str, Any] | None = None, values: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """A configuration from a TOML file, a table or nothing (defaults), with dotted ``values`` set over it."""
+    if isinstance(source, RunConfig):
+        if not values:
+            return source
+        source = source.dump()
+    data = read_toml(source) if isinstance(source, str | Path) else source or {}
     return RunConfig.parse(assign(data, values or {}))

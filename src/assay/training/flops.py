@@ -1,4 +1,4 @@
-"""FLOPs of one training step, counted on the model itself."""
+"""FLOPs and parameters of a model, counted on the model itself without its storage."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     with FlopCounterMode(display=False) as counter:
         model(ids).sum().backward()
     return counter.get_total_flops() / sequence_length
+
+
+@functools.lru_cache(maxsize=256)
+def parameter_count(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Decoder(config).parameters())

@@ -11,10 +11,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +30,7 @@ from assay.optim import build_optimizer
 from assay.training import checkpoint, environment
 from assay.training.budget import Budget
 from assay.training.compilation import compiled_objectives, repays
-from assay.training.config import RunConfig
+from assay.training.config import RunConfig, read_run_config
 from assay.training.evaluation import bits_per_byte
 from assay.training.objective import Objective
 from assay.training.progress import ProgressBar
@@ -40,16 +40,34 @@ LOGGED_TOGETHER = 20
 """Steps whose losses are fetched from the device and written at once."""
 
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress: bool = False) -> Summary:
+class Stop(Protocol):
+    """Anything that can say that a run should stop: a ``threading`` or ``multiprocessing`` event."""
+
+    def is_set(self) -> bool: ...
+
+
+def train(
+    config: RunConfig | str | Path | Mapping[str, Any] | None = None,
+    *,
+    out: str | Path,
+    values: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    sharing: int = 1,
+    stop: Stop | None = None,
+) -> Summary:
     """Train one run in the directory ``out`` and return how it ended.
 
-    With ``resume`` a run that is over is returned as it is, and one that was stopped goes on from its last
+    ``config`` is a configuration, a TOML file or a table; ``values`` are dotted fields to set over it. With ``resume`` a run that is over is returned as it is, and one that was stopped goes on from its last
     checkpoint; the weights at the end are the same as without the stop (bit for bit on a CPU). A loss that is not
-    finite ends the run as *diverged*. Ctrl-C saves and raises ``Interrupted``.
+    finite ends the run as *diverged*. Ctrl-C, or ``stop`` once it is set, saves and raises ``Interrupted``.
+    ``sharing`` is the number of like runs that this process will do one after another, over which the cost of
+    compiling is spread.
 
     Raises ``UserError`` for a directory, corpus or checkpoint that cannot be used, ``AssayError`` if the disk is
     full; the last good state stays.
     """
+    config = read_run_config(config, values)
     data = prepare(config.data)
     config = config.with_vocabulary(data.vocab_size)
     directory = RunDirectory(out)
@@ -58,13 +76,14 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, progress:
     if accelerator.is_main_process:
         directory.open(config, resume=resume)
     accelerator.wait_for_everyone()
+    if config.training.trackers:
+        accelerator.init_trackers("trackers", config={"seed": config.seed})
     finished = directory.summary()
     if finished is not None:
         return finished
-    run = _Run(config, directory, data, budget, accelerator)
-    with ProgressBar(
-        directory.path.name, shown=progress and accelerator.is_main_process
-    ) as bar, _interruptions() as stopped:
+    run = _Run(config, directory, data, budget, accelerator, sharing)
+    shown = progress and accelerator.is_main_process
+    with ProgressBar(directory.path.name, shown=shown) as bar, _interruptions(stop) as stopped:
         summary = run.go(bar, stopped)
     if accelerator.is_main_process:
         directory.finish(summary)
@@ -82,6 +101,7 @@ class _Run:
         data: TokenData,
         budget: Budget,
         accelerator: Accelerator,
+        sharing: int,
     ) -> None:
         self.config, self.directory, self.data = config, directory, data
         self.budget, self.accelerator = budget, accelerator
@@ -91,7 +111,7 @@ class _Run:
         initialize(objective.model, config.seed, config.model.init_std)
         objective.to(accelerator.device)
         device = accelerator.device.type
-        self.compiled = repays(config, device=device)
+        self.compiled = repays(config, device=device, sharing=sharing)
         self.call: Callable[..., Tensor]
         if self.compiled and accelerator.num_processes == 1:
             objective, self.call = compiled_objectives.get(config, objective)
@@ -117,29 +137,34 @@ class _Run:
         if self.accelerator.is_main_process:
             self.directory.cut_metrics(state.metrics_size if state is not None else 0)
 
-    def go(self, bar: ProgressBar, stopped: threading.Event) -> Summary:
-        saved = time.monotonic()
+    def go(self, bar: ProgressBar, stopped: Stop) -> Summary:
         evaluations = self.config.training.evaluations
+        saved = time.monotonic()
         self.module.train()
-        while self.diverged_at is None and self.budget.spent(self.step, self.seconds) < 1:
-            before = self.budget.spent(self.step, self.seconds)
+        while self.diverged_at is None and self._spent() < 1:
+            before = self._spent()
             self._train_step()
-            after = self.budget.spent(self.step, self.seconds)
-            if len(self.rows) >= LOGGED_TOGETHER or after >= 1:
+            over = self._spent() >= 1
+            if over or len(self.rows) >= LOGGED_TOGETHER:
                 self._flush(bar)
-            if after < 1 and int(before * evaluations) < int(after * evaluations):
+            if not over and int(before * evaluations) < int(self._spent() * evaluations):
+                self._flush(bar)
                 self._evaluate(share=1 / 8)
             due = time.monotonic() - saved >= self.config.training.checkpoint_seconds
-            if self._agree(stopped.is_set() or (due and after < 1)) and self.diverged_at is None:
+            if not over and self._agree(due or stopped.is_set()):
                 self._flush(bar)
-                self._save()
-                saved = time.monotonic()
+                if self.diverged_at is None:
+                    self._save()
+                    saved = time.monotonic()
                 if self._agree(stopped.is_set()):
                     raise Interrupted(self._how_to_go_on())
-        value = self._evaluate(share=1.0) if self.diverged_at is None else None
-        if self.diverged_at is None:
-            self._save()
-        return self._summary(value)
+        if self.diverged_at is not None:
+            return self._summary(None)
+        self._save()
+        return self._summary(self._evaluate(share=1.0))
+
+    def _spent(self) -> float:
+        return self.budget.spent(self.step, self.seconds)
 
     def _train_step(self) -> None:
         start = time.perf_counter()
@@ -215,7 +240,7 @@ class _Run:
             if self.config.training.trackers:
                 self.accelerator.log(logged, step=self.step)
         bar.update(
-            self.budget.spent(self.step, self.seconds),
+            self._spent(),
             loss=losses[-1],
             tokens_per_second=self.step * self.config.tokens_per_step / self.seconds,
         )
@@ -299,10 +324,16 @@ def _accelerator(config: RunConfig, path: Path) -> Accelerator:
             transformer_cls_names_to_wrap=["Layer"],
             state_dict_type="FULL_STATE_DICT",
         )
-    trackers = config.training.trackers
+    trackers = list(config.training.trackers)
+    gpus = torch.accelerator.is_available()
+    if plugin is not None and not gpus:
+        raise UserError("training.sharding='fsdp' needs GPUs; on CPUs processes keep whole copies: 'none'")
     try:
         accelerator = Accelerator(
-            log_with=trackers or None, project_dir=path if trackers else None, fsdp_plugin=plugin
+            cpu=not gpus,
+            log_with=trackers or None,
+            project_dir=path if trackers else None,
+            fsdp_plugin=plugin,
         )
     except ValueError as error:
         raise UserError(f"training.trackers={trackers}: {' '.join(str(error).split())}") from None
@@ -311,26 +342,24 @@ def _accelerator(config: RunConfig, path: Path) -> Accelerator:
             f"data.batch_size={config.data.batch_size} cannot be shared out among "
             f"{accelerator.num_processes} processes"
         )
-    if trackers:
-        accelerator.init_trackers("assay", config={"seed": config.seed})
     return accelerator
 
 
 @contextmanager
-def _interruptions() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is never cut in two; a second Ctrl-C stops at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
+def _interruptions(stop: Stop | None) -> Iterator[Stop]:
+    """``stop`` if it is given, else what Ctrl-C sets, so that no step is cut in two; a second one stops at once."""
+    pressed = threading.Event()
+    if stop is not None or threading.current_thread() is not threading.main_thread():
+        yield stop or pressed
         return
     previous = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
-        stopped.set()
+        pressed.set()
         signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield stopped
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, previous)

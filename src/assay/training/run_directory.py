@@ -1,9 +1,9 @@
 """The directory of a run.
 
-    config.json      the whole configuration, written first
-    metrics.jsonl    one line per logged step and per evaluation, only ever appended to
-    checkpoint/      the last good state, replaced as a whole
-    summary.json     how the run ended, written last: a run that has one is over
+config.json      the whole configuration, written first
+metrics.jsonl    one line per logged step and per evaluation, only ever appended to
+checkpoint/      the last good state, replaced as a whole
+summary.json     how the run ended, written last: a run that has one is over
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RunDirectory:
                 )
             self._check_same(config)
             return
-        strangers = [entry.name for entry in self.path.iterdir()] if self.path.exists() else []
+        strangers = [e.name for e in self.path.iterdir() if not e.name.startswith(".")] if self.path.exists() else []
         if strangers:
             raise UserError(f"{str(self.path)!r} is not empty and holds no run (it has {strangers[0]!r})")
         with disk_errors(self.path):
@@ -152,4 +152,6 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except ValueError:
-        raise UserError(f"{path} is damaged: it is not JSON; delete the run's directory and start again") from None
+        raise UserError(
+            f"{path} is damaged: it is not JSON; delete the run's directory and start again"
+        ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.data.corpora import Corpus, Document, corpora
-from assay.data.files import files_below
+from assay.data.reading import files_below
 from assay.errors import UserError, nearest
 
 
@@ -31,9 +31,7 @@ class HuggingFaceCorpus(Corpus):
     def documents(self) -> Iterator[Document]:
         if self.field not in self._rows.column_names:
             columns = self._rows.column_names
-            raise UserError(
-                f"corpus {self.name!r} has no column {self.field!r}; {nearest(self.field, columns)}"
-            )
+            raise UserError(f"corpus {self.name!r} has no column {self.field!r}; {nearest(self.field, columns)}")
         number = 0
         for batch in self._rows.select_columns([self.field]).iter(batch_size=1000):
             for text in batch[self.field]:

@@ -1,4 +1,4 @@
-"""``python-stdlib``: the library sources of the running interpreter, so that a first run downloads nothing."""
+"""``python-stdlib``: the library sources of the running interpreter; a first run downloads nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from assay.data.corpora import Corpus, Document, corpora
-from assay.data.files import decode, files_below, read
+from assay.data.reading import decode, files_below, read
 from assay.errors import UserError
 
 OTHERS = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test"})

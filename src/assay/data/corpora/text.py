@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from assay.data.corpora import Corpus, Document, corpora
-from assay.data.files import decode, files_below, read
+from assay.data.reading import decode, files_below, read
 from assay.errors import UserError, nearest
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from assay.registry import Registry
 
@@ -37,10 +37,10 @@ class Tokenizer(ABC):
         """The id that stands before each document."""
 
     @abstractmethod
-    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, "length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
         """The ids of each text, without separators."""
 
-    def encode(self, text: str) -> Int[np.ndarray, "length"]:
+    def encode(self, text: str) -> Integer[np.ndarray, " length"]:
         """The ids of one text, without separators."""
         return self.encode_batch([text])[0]
 

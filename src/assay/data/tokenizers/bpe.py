@@ -1,4 +1,7 @@
-"""``bpe``: byte-level byte-pair encoding, trained on the training text. Sennrich, Haddow, Birch, 2016, 1508.07909."""
+"""``bpe``: byte-pair encoding of bytes, trained on the training text.
+
+Sennrich, Haddow, Birch, 2016, arXiv:1508.07909; on bytes: Radford et al., 2019.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
-from assay.data.files import write_atomically, writing_to
+from assay.data.split import Split
 from assay.data.tokenizers import Tokenizer, tokenizers
 from assay.errors import UserError
+from assay.files import disk_errors, write_text
 from assay.home import cache
 
 if TYPE_CHECKING:
@@ -21,15 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 END_OF_TEXT = "<|endoftext|>"
-
-
-class Training(Protocol):
-    """Text to train a tokenizer on: ``assay.data.split.Split`` is one."""
-
-    @property
-    def key(self) -> str: ...
-
-    def training(self) -> Iterator[str]: ...
 
 
 @tokenizers.register("bpe")
@@ -45,7 +40,7 @@ class BPE(Tokenizer):
 
     argument = "vocab_size"
 
-    def __init__(self, split: Training, *, vocab_size: int = 4096) -> None:
+    def __init__(self, split: Split, *, vocab_size: int = 4096) -> None:
         if vocab_size < 257:
             raise UserError(f"tokenizer 'bpe': vocab_size={vocab_size} is below 257, the bytes and a separator")
         self.name = f"bpe:{vocab_size}"
@@ -54,7 +49,7 @@ class BPE(Tokenizer):
 
     @property
     def identity(self) -> str:
-        return f"bpe {hashlib.blake2b(self._serialized, digest_size=16).hexdigest()}"
+        return f"bpe {_hash(self._serialized)}"
 
     @property
     def vocab_size(self) -> int:
@@ -64,7 +59,7 @@ class BPE(Tokenizer):
     def separator(self) -> int:
         return self.vocab_size - 1
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, "length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int64) for encoding in encodings]
 
@@ -78,25 +73,35 @@ class BPE(Tokenizer):
     def _backend(self) -> Backend:
         from tokenizers import Tokenizer as Backend
 
-        backend = Backend.from_buffer(self._serialized)
+        backend = Backend.from_str(self._serialized)
         backend.encode_special_tokens = True
         return backend
 
     @functools.cached_property
-    def _serialized(self) -> bytes:
-        path = cache() / "tokenizers" / f"bpe-{FORMAT}-{self._wanted}-{self._split.key}.json"
-        try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        if not content:
-            content = _train(self._split.training(), self._wanted)
-            with writing_to(path.parent):
-                write_atomically(path, content)
-        return content
+    def _serialized(self) -> str:
+        path = cache() / "tokenizers" / f"bpe-{FORMAT}-{self._wanted}-{self._split.key}"
+        serialized = _open(path)
+        if serialized is None:
+            serialized = _train(self._split.training(), self._wanted)
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, f"{_hash(serialized)}\n{serialized}")
+        return serialized
 
 
-def _train(texts: Iterator[str], vocab_size: int) -> bytes:
+def _hash(serialized: str) -> str:
+    return hashlib.blake2b(serialized.encode(), digest_size=16).hexdigest()
+
+
+def _open(path: Path) -> str | None:
+    try:
+        digest, _, serialized = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return serialized if digest == _hash(serialized) else None
+
+
+def _train(texts: Iterator[str], vocab_size: int) -> str:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -110,7 +115,7 @@ def _train(texts: Iterator[str], vocab_size: int) -> bytes:
     )
     backend.train_from_iterator(texts, trainer)
     add_separator(backend)
-    return backend.to_str().encode()
+    return backend.to_str()
 
 
 def add_separator(backend: Backend) -> None:
@@ -127,5 +132,5 @@ def save(backend: Backend, folder: str | Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
     )
-    with writing_to(Path(folder)):
+    with disk_errors(Path(folder)):
         tokenizer.save_pretrained(folder)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer
 
-from assay.data.tokenizers import END_OF_TEXT, Tokenizer, tokenizers
+from assay.data.tokenizers import Tokenizer, tokenizers
 
 
 @tokenizers.register("bytes")
@@ -20,7 +20,7 @@ class Bytes(Tokenizer):
     vocab_size = 257
     separator = 256
 
-    def encode_batch(self, texts: Sequence[str]) -> list[UInt8[np.ndarray, "length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
         return [np.frombuffer(text.encode("utf-8"), np.uint8) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -44,6 +44,4 @@ def _alphabet() -> list[tuple[int, str]]:
     """Byte-level BPE writes a byte as a printable character: itself, or the next one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [(byte, chr(byte)) for byte in printable] + [
-        (byte, chr(0x100 + rank)) for rank, byte in enumerate(others)
-    ]
+    return [(byte, chr(byte)) for byte in printable] + [(byte, chr(0x100 + rank)) for rank, byte in enumerate(others)]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
-from assay.data.files import read, writing_to
+from assay.data.reading import read
 from assay.data.tokenizers import Tokenizer, tokenizers
 from assay.errors import UserError
+from assay.files import disk_errors
 
 FILES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 
@@ -53,7 +54,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"tokenizer {self.name!r} has no end-of-text token (eos_token)")
         return int(self._backend.eos_token_id)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, "length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
         encoded = self._backend(
             list(texts),
             add_special_tokens=False,
@@ -70,7 +71,7 @@ class HuggingFaceTokenizer(Tokenizer):
         )
 
     def save(self, folder: str | Path) -> None:
-        with writing_to(Path(folder)):
+        with disk_errors(Path(folder)):
             self._backend.save_pretrained(folder)
 
     @functools.cached_property
@@ -78,9 +79,7 @@ class HuggingFaceTokenizer(Tokenizer):
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(
-                self._folder, local_files_only=True, trust_remote_code=False
-            )
+            return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a broken file makes the libraries raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"tokenizer {self.name!r} cannot be opened: {reason[0]}") from None

@@ -19,66 +19,71 @@ from assay.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A module of a checkpoint.
-
-    With ``parts`` it holds several linear maps one after the other, stored (in, out) as GPT-2 stores them, of which
-    ``part`` is meant.
-    """
+    """The module of a checkpoint that holds a module's weights."""
 
     module: str
-    part: int = 0
-    parts: int = 0
 
     def take(self, tensor: Tensor) -> Tensor:
-        if not self.parts:
-            return tensor
-        stacked = tensor.T if tensor.ndim == 2 else tensor
-        return stacked.tensor_split(self.parts)[self.part].contiguous()
+        return tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv1D(Source):
+    """One of ``parts`` linear maps side by side, stored (in, out) as GPT-2 stores them."""
+
+    part: int = 0
+    parts: int = 1
+
+    def take(self, tensor: Tensor) -> Tensor:
+        return tensor.tensor_split(self.parts, dim=-1)[self.part].t().contiguous()
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """``prefix`` is left out by checkpoints saved without a head; ``ignored`` are buffers of old checkpoints."""
+    """How one kind of checkpoint is read.
+
+    ``modules`` is None where the decoder's own names stand after ``prefix``. Tensors whose whole name matches
+    ``ignored`` are left alone: buffers that old checkpoints carry, and the copy of a tied head. ``requires``
+    lists the values that an attribute may have.
+    """
 
     config: Callable[[Any], dict[str, Any]]
-    modules: Mapping[str, Source]
+    modules: Mapping[str, Source] | None
+    prefix: str
+    ignored: str
     requires: Mapping[str, Collection[Any]] = dataclasses.field(default_factory=dict)
-    prefix: str = ""
-    ignored: str = r"(?!)"
 
-    def model_config(self, config: PreTrainedConfig) -> dict[str, Any]:
-        """Raises ``UserError`` if the configuration asks for what a decoder does not have."""
+    def translate(self, config: PreTrainedConfig) -> dict[str, Any]:
+        """A ``ModelConfig`` table. Raises ``UserError`` for what a decoder does not have."""
         for attribute, possible in self.requires.items():
             value = getattr(config, attribute, None)
             if value not in possible:
-                choices = " or ".join(repr(choice) for choice in possible)
-                raise UserError(f"{config.model_type}: {attribute}={value!r} is not supported, only {choices} is")
+                raise _unsupported(config, attribute, value, " or ".join(repr(choice) for choice in possible))
         return self.config(config)
 
     def source(self, name: str) -> tuple[str, Source]:
-        """Where a checkpoint has the decoder's parameter ``name``: the tensor's name, and how to read it."""
+        """For the decoder's parameter ``name``: the tensor's name in a checkpoint, and how to take it."""
+        if self.modules is None:
+            return self.prefix + name, Source(self.prefix)
         module, _, leaf = name.rpartition(".")
-        layer = re.search(r"\.(\d+)\.", module)
-        number = layer[1] if layer else "#"
-        source = self.modules[module.replace(f".{number}.", ".#.", 1)]
+        layer = re.search(r"(?<=\.)\d+(?=\.)", module)
+        number = layer[0] if layer else ""
+        source = self.modules[module.replace(f".{number}.", ".#.", 1) if layer else module]
         return f"{source.module.replace('#', number)}.{leaf}", source
 
 
-class Own(Family):
-    """Folders that assay saved: the names are the decoder's own."""
-
-    def source(self, name: str) -> tuple[str, Source]:
-        return f"decoder.{name}", Source("")
+def _unsupported(config: PreTrainedConfig, attribute: str, value: Any, only: str) -> UserError:
+    return UserError(f"{config.model_type}: {attribute}={value!r} is not supported, only {only}")
 
 
 def _llama(config: Any, **attention: bool) -> dict[str, Any]:
     window = getattr(config, "sliding_window", None)
     if window is not None and window < config.max_position_embeddings:
-        raise UserError(f"{config.model_type}: sliding_window={window} is not supported, only full attention is")
+        raise _unsupported(config, "sliding_window", window, "attention to all earlier tokens")
     rope = dict(config.rope_parameters)
     position = {"name": "rotary", "theta": rope.pop("rope_theta")}
     if (share := rope.pop("partial_rotary_factor", 1.0)) != 1.0:
-        raise UserError(f"{config.model_type}: partial_rotary_factor={share} is not supported, only 1.0 is")
+        raise _unsupported(config, "partial_rotary_factor", share, "1.0")
     if rope["rope_type"] != "default":
         position["scaling"] = rope
     return {
@@ -86,7 +91,7 @@ def _llama(config: Any, **attention: bool) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "num_heads": config.num_attention_heads,
         "num_kv_heads": config.num_key_value_heads,
-        "head_dim": getattr(config, "head_dim", None),
+        "head_dim": getattr(config, "head_dim", config.hidden_size // config.num_attention_heads),
         "intermediate_size": config.intermediate_size,
         "vocab_size": config.vocab_size,
         "max_length": config.max_position_embeddings,
@@ -110,7 +115,11 @@ def _gpt2(config: Any) -> dict[str, Any]:
         "init_std": config.initializer_range,
         "norm": {"name": "layer-norm", "eps": config.layer_norm_epsilon},
         "mixer": {"name": "softmax", "qkv_bias": True, "output_bias": True},
-        "mlp": {"name": "gelu", "bias": True, "approximate": "none" if config.activation_function == "gelu" else "tanh"},
+        "mlp": {
+            "name": "gelu",
+            "bias": True,
+            "approximate": "none" if config.activation_function == "gelu" else "tanh",
+        },
         "position": "learned",
         "head": "tied" if config.tie_word_embeddings else "untied",
     }
@@ -138,55 +147,49 @@ _GPT2_MODULES = {
     "embedding": Source("transformer.wte"),
     "position.table": Source("transformer.wpe"),
     "layers.#.mixer.input_norm": Source("transformer.h.#.ln_1"),
-    "layers.#.mixer.branch.query": Source("transformer.h.#.attn.c_attn", part=0, parts=3),
-    "layers.#.mixer.branch.key": Source("transformer.h.#.attn.c_attn", part=1, parts=3),
-    "layers.#.mixer.branch.value": Source("transformer.h.#.attn.c_attn", part=2, parts=3),
-    "layers.#.mixer.branch.output": Source("transformer.h.#.attn.c_proj", parts=1),
+    "layers.#.mixer.branch.query": Conv1D("transformer.h.#.attn.c_attn", part=0, parts=3),
+    "layers.#.mixer.branch.key": Conv1D("transformer.h.#.attn.c_attn", part=1, parts=3),
+    "layers.#.mixer.branch.value": Conv1D("transformer.h.#.attn.c_attn", part=2, parts=3),
+    "layers.#.mixer.branch.output": Conv1D("transformer.h.#.attn.c_proj"),
     "layers.#.mlp.input_norm": Source("transformer.h.#.ln_2"),
-    "layers.#.mlp.branch.up": Source("transformer.h.#.mlp.c_fc", parts=1),
-    "layers.#.mlp.branch.down": Source("transformer.h.#.mlp.c_proj", parts=1),
+    "layers.#.mlp.branch.up": Conv1D("transformer.h.#.mlp.c_fc"),
+    "layers.#.mlp.branch.down": Conv1D("transformer.h.#.mlp.c_proj"),
     "final_norm": Source("transformer.ln_f"),
     "head.projection": Source("lm_head"),
 }
-_SILU = {"hidden_act": ("silu", "swish")}
-_OLD_ROTARY = r".*\.rotary_emb\.inv_freq"
+
+
+def _llama_family(modules: Mapping[str, Source], attention: Callable[[Any], dict[str, bool]]) -> Family:
+    return Family(
+        lambda config: _llama(config, **attention(config)),
+        modules,
+        prefix="model.",
+        ignored=r".*\.rotary_emb\.inv_freq|lm_head\.weight",
+        requires={"hidden_act": ("silu", "swish")},
+    )
+
+
+def _biases(config: Any) -> dict[str, bool]:
+    return {"qkv_bias": config.attention_bias, "output_bias": config.attention_bias}
+
 
 FAMILIES: Mapping[str, Family] = {
-    "assay": Own(lambda config: config.model_config().dump(), {}),
-    "llama": Family(
-        lambda config: _llama(config, qkv_bias=config.attention_bias, output_bias=config.attention_bias),
-        _LLAMA_MODULES,
-        requires=_SILU,
-        prefix="model.",
-        ignored=_OLD_ROTARY,
-    ),
-    "mistral": Family(_llama, _LLAMA_MODULES, requires=_SILU, prefix="model.", ignored=_OLD_ROTARY),
-    "qwen2": Family(
-        lambda config: _llama(config, qkv_bias=True),
-        _LLAMA_MODULES,
-        requires=_SILU,
-        prefix="model.",
-        ignored=_OLD_ROTARY,
-    ),
-    "qwen3": Family(
-        lambda config: _llama(
-            config, qkv_bias=config.attention_bias, output_bias=config.attention_bias, qk_norm=True
-        ),
-        _LLAMA_MODULES | _QK_NORMS,
-        requires=_SILU,
-        prefix="model.",
-    ),
+    "assay": Family(lambda config: config.model_config().dump(), None, prefix="decoder.", ignored=""),
+    "llama": _llama_family(_LLAMA_MODULES, _biases),
+    "mistral": _llama_family(_LLAMA_MODULES, lambda config: {}),
+    "qwen2": _llama_family(_LLAMA_MODULES, lambda config: {"qkv_bias": True}),
+    "qwen3": _llama_family(_LLAMA_MODULES | _QK_NORMS, lambda config: {**_biases(config), "qk_norm": True}),
     "gpt2": Family(
         _gpt2,
         _GPT2_MODULES,
+        prefix="transformer.",
+        ignored=r".*attn\.(masked_)?bias|lm_head\.weight",
         requires={
             "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu"),
             "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False,),
             "add_cross_attention": (False,),
         },
-        prefix="transformer.",
-        ignored=r".*attn\.(masked_)?bias",
     ),
 }
 """By ``model_type`` of the configuration."""

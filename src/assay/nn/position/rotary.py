@@ -36,9 +36,7 @@ class Rotary(Position):
 
     frequencies: Tensor
 
-    def __init__(
-        self, head_dim: int, *, theta: float = 10000.0, scaling: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, *, theta: float = 10000.0, scaling: dict[str, Any] | None = None) -> None:
         super().__init__()
         if head_dim % 2:
             raise UserError(f"position 'rotary' needs an even head dimension, not {head_dim}")

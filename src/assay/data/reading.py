@@ -1,16 +1,14 @@
-"""Files: reading text, writing whole, and noticing that something changed."""
+"""Reading files: which there are, what text they hold, and whether one has changed."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from assay.errors import AssayError, UserError
+from assay.errors import UserError
 
 
 def decode(content: bytes) -> str | None:
@@ -65,26 +63,3 @@ def stamp(files: Iterable[Path]) -> tuple[str, int]:
         digest.update(json.dumps(fields).encode())
         newest = max(newest, state.st_mtime_ns, state.st_ctime_ns)
     return digest.hexdigest(), newest
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing. Raises ``OSError``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Turns an ``OSError`` into an ``AssayError`` that names the folder: it is full, or not writable."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AssayError(f"cannot write to {str(folder)!r}: {reason[0].lower()}{reason[1:]}") from None

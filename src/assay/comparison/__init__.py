@@ -1,0 +1,1 @@
+"""Comparison: arms × seeds under one budget, paired by seed, and the statistics on them."""

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from assay.errors import AssayError, UserError
+from assay.registry import Registry
+
+
+class Widget:
+    """A component: two parameters of its surroundings, three options."""
+
+    def __init__(
+        self,
+        size: int,
+        layer: int = 7,
+        *,
+        rate: float = 0.5,
+        mode: Literal["Fast", "Slow"] = "Fast",
+        bound: float | Literal["none"] = "none",
+    ) -> None:
+        self.arguments = {"size": size, "layer": layer, "rate": rate, "mode": mode, "bound": bound}
+
+
+@pytest.fixture
+def widgets() -> Registry[Any]:
+    registry: Registry[Any] = Registry("widget")
+    registry.register("plain")(Widget)
+    return registry
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """``package(module="source", ...)`` writes an importable package ``shelf`` and gives its name."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(**modules: str) -> str:
+        folder = tmp_path / "shelf"
+        folder.mkdir()
+        init = "from assay.registry import Registry\nthings = Registry('thing', __name__)\n"
+        (folder / "__init__.py").write_text(init)
+        for name, source in modules.items():
+            (folder / f"{name}.py").write_text(source)
+        return "shelf"
+
+    yield write
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("shelf", "outside"):
+            del sys.modules[name]
+
+
+def write_distribution(folder: Path, entry_points: str, **modules: str) -> None:
+    """Modules with the metadata that an installer leaves beside them."""
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(source)
+    info = folder / "outside_parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+
+
+THING = """
+from shelf import things
+
+@things.register({name!r})
+class Thing:
+    def __init__(self, *, width: int = 1) -> None:
+        self.width = width
+"""
+
+
+# names
+
+
+def test_register_returns_the_constructor_unchanged(widgets: Registry[Any]) -> None:
+    assert widgets.register("again")(Widget) is Widget
+    assert widgets["plain"] is widgets["again"] is Widget
+    assert list(widgets) == widgets.names() == ["again", "plain"]
+    assert "plain" in widgets
+    assert "other" not in widgets
+
+
+def test_a_name_is_given_once(widgets: Registry[Any]) -> None:
+    class Other:
+        pass
+
+    with pytest.raises(ValueError, match=r"widget 'plain' is registered twice: .*Widget.* and .*Other"):
+        widgets.register("plain")(Other)
+    assert widgets["plain"] is Widget
+    assert widgets.register("plain")(Widget) is Widget
+
+
+def test_an_unknown_name_answers_with_the_nearest(widgets: Registry[Any]) -> None:
+    for look_up in (
+        lambda: widgets["plan"],
+        lambda: widgets.build("plan", size=1),
+        lambda: widgets.validate("plan", {}),
+    ):
+        with pytest.raises(UserError) as caught:
+            look_up()
+        assert str(caught.value) == "unknown widget 'plan'; nearest: plain"
+
+
+def test_an_empty_registry() -> None:
+    with pytest.raises(UserError, match="unknown widget 'plan'; none are known"):
+        Registry("widget")["plan"]
+
+
+# options and context
+
+
+def test_context_is_chosen_by_name_and_the_rest_of_it_left(widgets: Registry[Any]) -> None:
+    widget = widgets.build("plain", size=3, colour="red")
+    assert widget.arguments == {"size": 3, "layer": 7, "rate": 0.5, "mode": "Fast", "bound": "none"}
+    assert widgets.build("plain", size=3, layer=1).arguments["layer"] == 1
+
+
+def test_an_option_wins_over_the_context(widgets: Registry[Any]) -> None:
+    assert widgets.build("plain", {"size": 9}, size=3).arguments["size"] == 9
+
+
+def test_context_never_sets_a_components_own_option(widgets: Registry[Any]) -> None:
+    assert widgets.build("plain", size=3, rate=99.0).arguments["rate"] == 0.5
+
+
+def test_a_parameter_that_nothing_supplies(widgets: Registry[Any]) -> None:
+    with pytest.raises(TypeError, match=r"widget 'plain' asks for 'size', .* supplied: colour, layer"):
+        widgets.build("plain", layer=1, colour="red")
+
+
+def test_options_are_converted_by_the_annotations(widgets: Registry[Any]) -> None:
+    checked = widgets.validate("plain", {"rate": "0.25", "size": 4.0, "bound": 2})
+    assert checked == {"rate": 0.25, "size": 4, "bound": 2.0}
+    assert [type(checked[name]) for name in ("rate", "size", "bound")] == [float, int, float]
+    assert widgets.validate("plain", {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rat": 1}, "widget 'plain' has no option 'rat'; nearest: rate"),
+        ({"xyz": 1}, "widget 'plain' has no option 'xyz'; known: bound, layer, mode, rate, size"),
+        (
+            {"rate": "quick"},
+            "widget 'plain', option rate='quick': input should be a valid number, unable to parse string as a number",
+        ),
+        ({"mode": "fast"}, "widget 'plain', option mode='fast': input should be 'Fast' or 'Slow'"),
+        (
+            {"bound": "all"},
+            "widget 'plain', option bound='all': input should be a valid number, "
+            "unable to parse string as a number, or input should be 'none'",
+        ),
+        (
+            {"size": 2.5, "rate": 1.0},
+            "widget 'plain', option size=2.5: input should be a valid integer, got a number with a fractional part",
+        ),
+    ],
+)
+def test_a_wrong_option_in_one_line(widgets: Registry[Any], options: dict[str, Any], message: str) -> None:
+    for check in (
+        lambda: widgets.validate("plain", options),
+        lambda: widgets.build("plain", options, size=1),
+    ):
+        with pytest.raises(UserError) as caught:
+            check()
+        assert str(caught.value) == message
+
+
+def test_an_option_without_a_default_must_be_given(widgets: Registry[Any]) -> None:
+    @widgets.register("ranked")
+    def ranked(size: int, *, rank: int) -> tuple[int, int]:
+        return size, rank
+
+    assert widgets.build("ranked", {"rank": "2"}, size=1) == (1, 2)
+    with pytest.raises(UserError, match=r"^widget 'ranked' needs the option 'rank'$"):
+        widgets.build("ranked", size=1, rank=2)
+
+
+def test_a_component_without_parameters(widgets: Registry[Any]) -> None:
+    @widgets.register("bare")
+    class Bare:
+        pass
+
+    assert isinstance(widgets.build("bare", size=3), Bare)
+    with pytest.raises(UserError, match="widget 'bare' has no option 'size'; none are known"):
+        widgets.build("bare", {"size": 3})
+
+
+# modules of the package
+
+
+def test_modules_are_imported_when_a_name_is_first_looked_up(package: Callable[..., str]) -> None:
+    package(one=THING.format(name="one"), two=THING.format(name="two"))
+    from shelf import things  # type: ignore[import-not-found]
+
+    assert "shelf.one" not in sys.modules
+    assert things.names() == ["one", "two"]
+    assert things.build("two", {"width": 5}).width == 5
+
+
+def test_a_module_that_fails_is_not_forgotten(package: Callable[..., str]) -> None:
+    package(a=THING.format(name="a"), b="import missing_dependency\n")
+    from shelf import things
+
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="missing_dependency"):
+            things.names()
+
+
+# other distributions
+
+
+def test_entry_points_add_components(package: Callable[..., str], tmp_path: Path) -> None:
+    package(one=THING.format(name="one"))
+    write_distribution(
+        tmp_path,
+        "[assay.thing]\nfar = outside:Far\n[assay.other]\nelsewhere = outside:Far\n",
+        outside="class Far:\n    def __init__(self, size: int, *, k: int = 2) -> None:\n"
+        "        self.given = size, k\n",
+    )
+    from shelf import things
+
+    assert things.names() == ["far", "one"]
+    assert "far" in things
+    assert "outside" not in sys.modules
+    assert things.build("far", {"k": "4"}, size=1).given == (1, 4)
+    with pytest.raises(UserError, match="unknown thing 'fra'; nearest: far"):
+        things["fra"]
+    with pytest.raises(UserError, match="thing 'far' has no option 'kk'; nearest: k"):
+        things.validate("far", {"kk": 1})
+
+
+def test_a_built_in_component_comes_first(package: Callable[..., str], tmp_path: Path) -> None:
+    package(one=THING.format(name="one"))
+    write_distribution(tmp_path, "[assay.thing]\none = outside:One\n", outside="class One: pass\n")
+    from shelf import things
+
+    assert things.names() == ["one"]
+    assert things["one"].__module__ == "shelf.one"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import missing_dependency\n", "ModuleNotFoundError: No module named 'missing_dependency'"),
+        ("", "AttributeError: module 'outside' has no attribute 'Far'"),
+        ("raise RuntimeError('no licence')\n", "RuntimeError: no licence"),
+    ],
+)
+def test_a_broken_distribution_stops_only_those_who_ask_for_it(
+    package: Callable[..., str], tmp_path: Path, source: str, reason: str
+) -> None:
+    package(one=THING.format(name="one"))
+    write_distribution(tmp_path, "[assay.thing]\nfar = outside:Far\n", outside=source)
+    from shelf import things
+
+    assert things.names() == ["far", "one"]
+    assert things.build("one").width == 1
+    with pytest.raises(AssayError) as caught:
+        things.build("far")
+    assert str(caught.value) == f"thing 'far' of outside-parts cannot be loaded from outside:Far: {reason}"
+
+
+PYPROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "assay-dummy-norm"
+version = "0.1"
+
+[project.entry-points."assay.norm"]
+dummy-norm = "assay_dummy_norm:DummyNorm"
+
+[tool.setuptools]
+py-modules = ["assay_dummy_norm"]
+"""
+
+DUMMY_NORM = """
+import torch
+
+
+class DummyNorm(torch.nn.Module):
+    def __init__(self, hidden_size: int, *, factor: float = 2.0) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((hidden_size,), factor))
+
+    def forward(self, x):
+        return self.weight * x
+"""
+
+USE = """
+import json, sys
+import torch
+from assay.config import assign, parse_assignment
+from assay.errors import UserError
+from assay.models import Decoder, ModelConfig
+from assay.nn.norm import norms
+
+found = {"names": norms.names(), "loaded_early": "assay_dummy_norm" in sys.modules}
+fixed = {"model": {"depth": 1, "hidden_size": 8, "vocab_size": 5, "max_length": 4}}
+named = assign(fixed, [parse_assignment("model.norm=dummy-norm")])
+model = Decoder(ModelConfig.parse(named["model"]))
+found["norms"] = [type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__]
+x = torch.ones(8)
+found["default"] = model.final_norm(x).tolist()
+with_option = assign(named, [parse_assignment("model.norm.factor=0.5")])
+config = ModelConfig.parse(with_option["model"])
+found["option"] = Decoder(config).final_norm(x).tolist()
+found["dump"] = config.dump()["norm"]
+found["logits"] = list(model(torch.tensor([[0, 1, 2]])).shape)
+try:
+    ModelConfig.parse({"norm": {"name": "dummy-norm", "factr": 1}})
+except UserError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_an_installed_package_is_reached_by_name(tmp_path: Path) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(PYPROJECT)
+    (source / "assay_dummy_norm.py").write_text(DUMMY_NORM)
+    install = "-m pip install --quiet --no-deps --no-build-isolation --no-index --disable-pip-version-check"
+    subprocess.run([sys.executable, *install.split(), "--target", str(site), str(source)], check=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", USE],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert "dummy-norm" in found["names"]
+    assert "rms-norm" in found["names"]
+    assert not found["loaded_early"]
+    assert found["norms"] == ["DummyNorm"] * 3
+    assert found["default"] == [2.0] * 8
+    assert found["option"] == [0.5] * 8
+    assert found["dump"] == {"name": "dummy-norm", "factor": 0.5}
+    assert found["logits"] == [1, 3, 5]
+    assert found["error"] == "norm: norm 'dummy-norm' has no option 'factr'; nearest: factor"

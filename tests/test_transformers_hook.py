@@ -1,0 +1,76 @@
+"""``import assay`` makes transformers know assay's models, whichever is imported first, and stays light."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from assay.models import Decoder, ModelConfig
+from assay.models.hugging_face.saving import save
+
+OPEN = """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    assert type(model).__name__ == "AssayForCausalLM"
+    assert type(AutoConfig.from_pretrained(FOLDER)).__name__ == "AssayConfig"
+    print(model(torch.arange(5)[None]).logits.double().sum().item())
+"""
+PROGRAMS = {
+    "assay first": "import assay\nimport torch" + OPEN,
+    "transformers first": "import torch\nfrom transformers import AutoModelForCausalLM\nimport assay" + OPEN,
+    "between configurations and models": "import torch\nfrom transformers import AutoConfig\nimport assay" + OPEN,
+    "models of transformers first": (
+        "import assay\nimport torch\nimport transformers.models.llama.modeling_llama" + OPEN
+    ),
+    "a look without an import": (
+        "import assay, importlib.util\n"
+        "importlib.util.find_spec('transformers.models.auto.configuration_auto')\n"
+        "importlib.util.find_spec('transformers.models.auto.modeling_auto')\nimport torch" + OPEN
+    ),
+}
+
+
+def run(program):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    decoder = Decoder(ModelConfig.parse({"depth": 1, "vocab_size": 7, "max_length": 8})).eval()
+    path = tmp_path_factory.mktemp("saved") / "model"
+    save(decoder, path)
+    with torch.no_grad():
+        return path, decoder(torch.arange(5)[None]).double().sum().item()
+
+
+@pytest.mark.parametrize("order", PROGRAMS)
+def test_transformers_opens_a_saved_model(order, folder):
+    path, expected = folder
+    program = textwrap.dedent(PROGRAMS[order].replace("\n    ", "\n")).replace("FOLDER", repr(str(path)))
+    assert float(run(program)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_importing_assay_imports_nothing_heavy():
+    heavy = run("""
+        import sys
+        import assay
+        print([name for name in ("torch", "transformers", "numpy", "pydantic", "wrapt") if name in sys.modules])
+    """)
+    assert heavy == "[]"
+
+
+def test_installing_twice_is_installing_once():
+    count = run("""
+        import sys
+        import assay
+        before = len(sys.meta_path)
+        assay._transformers_hook.install()
+        print(len(sys.meta_path) - before)
+    """)
+    assert count == "0"
