@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from assay.errors import AssayError, UserError
+from assay.errors import UserError
 from assay.registry import Registry
 
 
@@ -53,18 +50,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield write
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("shelf", "outside"):
+        if name.split(".")[0] == "shelf":
             del sys.modules[name]
-
-
-def write_distribution(folder: Path, entry_points: str, **modules: str) -> None:
-    """Modules with the metadata that an installer leaves beside them."""
-    for name, source in modules.items():
-        (folder / f"{name}.py").write_text(source)
-    info = folder / "outside_parts-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-parts\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(entry_points)
 
 
 THING = """
@@ -213,142 +200,3 @@ def test_a_module_that_fails_is_not_forgotten(package: Callable[..., str]) -> No
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="missing_dependency"):
             things.names()
-
-
-# other distributions
-
-
-def test_entry_points_add_components(package: Callable[..., str], tmp_path: Path) -> None:
-    package(one=THING.format(name="one"))
-    write_distribution(
-        tmp_path,
-        "[assay.thing]\nfar = outside:Far\n[assay.other]\nelsewhere = outside:Far\n",
-        outside="class Far:\n    def __init__(self, size: int, *, k: int = 2) -> None:\n"
-        "        self.given = size, k\n",
-    )
-    from shelf import things
-
-    assert things.names() == ["far", "one"]
-    assert "far" in things
-    assert "outside" not in sys.modules
-    assert things.build("far", {"k": "4"}, size=1).given == (1, 4)
-    with pytest.raises(UserError, match="unknown thing 'fra'; nearest: far"):
-        things["fra"]
-    with pytest.raises(UserError, match="thing 'far' has no option 'kk'; nearest: k"):
-        things.validate("far", {"kk": 1})
-
-
-def test_a_built_in_component_comes_first(package: Callable[..., str], tmp_path: Path) -> None:
-    package(one=THING.format(name="one"))
-    write_distribution(tmp_path, "[assay.thing]\none = outside:One\n", outside="class One: pass\n")
-    from shelf import things
-
-    assert things.names() == ["one"]
-    assert things["one"].__module__ == "shelf.one"
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("import missing_dependency\n", "ModuleNotFoundError: No module named 'missing_dependency'"),
-        ("", "AttributeError: module 'outside' has no attribute 'Far'"),
-        ("raise RuntimeError('no licence')\n", "RuntimeError: no licence"),
-    ],
-)
-def test_a_broken_distribution_stops_only_those_who_ask_for_it(
-    package: Callable[..., str], tmp_path: Path, source: str, reason: str
-) -> None:
-    package(one=THING.format(name="one"))
-    write_distribution(tmp_path, "[assay.thing]\nfar = outside:Far\n", outside=source)
-    from shelf import things
-
-    assert things.names() == ["far", "one"]
-    assert things.build("one").width == 1
-    with pytest.raises(AssayError) as caught:
-        things.build("far")
-    assert str(caught.value) == f"thing 'far' of outside-parts cannot be loaded from outside:Far: {reason}"
-
-
-PYPROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "assay-dummy-norm"
-version = "0.1"
-
-[project.entry-points."assay.norm"]
-dummy-norm = "assay_dummy_norm:DummyNorm"
-
-[tool.setuptools]
-py-modules = ["assay_dummy_norm"]
-"""
-
-DUMMY_NORM = """
-import torch
-
-
-class DummyNorm(torch.nn.Module):
-    def __init__(self, hidden_size: int, *, factor: float = 2.0) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.full((hidden_size,), factor))
-
-    def forward(self, x):
-        return self.weight * x
-"""
-
-USE = """
-import json, sys
-import torch
-from assay.config import assign, parse_assignment
-from assay.errors import UserError
-from assay.models import Decoder, ModelConfig
-from assay.nn.norm import norms
-
-found = {"names": norms.names(), "loaded_early": "assay_dummy_norm" in sys.modules}
-fixed = {"model": {"depth": 1, "hidden_size": 8, "vocab_size": 5, "max_length": 4}}
-named = assign(fixed, [parse_assignment("model.norm=dummy-norm")])
-model = Decoder(ModelConfig.parse(named["model"]))
-found["norms"] = [type(m).__name__ for m in model.modules() if "Norm" in type(m).__name__]
-x = torch.ones(8)
-found["default"] = model.final_norm(x).tolist()
-with_option = assign(named, [parse_assignment("model.norm.factor=0.5")])
-config = ModelConfig.parse(with_option["model"])
-found["option"] = Decoder(config).final_norm(x).tolist()
-found["dump"] = config.dump()["norm"]
-found["logits"] = list(model(torch.tensor([[0, 1, 2]])).shape)
-try:
-    ModelConfig.parse({"norm": {"name": "dummy-norm", "factr": 1}})
-except UserError as error:
-    found["error"] = str(error)
-print(json.dumps(found))
-"""
-
-
-def test_an_installed_package_is_reached_by_name(tmp_path: Path) -> None:
-    source, site = tmp_path / "source", tmp_path / "site"
-    source.mkdir()
-    (source / "pyproject.toml").write_text(PYPROJECT)
-    (source / "assay_dummy_norm.py").write_text(DUMMY_NORM)
-    install = "-m pip install --quiet --no-deps --no-build-isolation --no-index --disable-pip-version-check"
-    subprocess.run([sys.executable, *install.split(), "--target", str(site), str(source)], check=True, timeout=120)
-    result = subprocess.run(
-        [sys.executable, "-c", USE],
-        env={**os.environ, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert "dummy-norm" in found["names"]
-    assert "rms-norm" in found["names"]
-    assert not found["loaded_early"]
-    assert found["norms"] == ["DummyNorm"] * 3
-    assert found["default"] == [2.0] * 8
-    assert found["option"] == [0.5] * 8
-    assert found["dump"] == {"name": "dummy-norm", "factor": 0.5}
-    assert found["logits"] == [1, 3, 5]
-    assert found["error"] == "norm: norm 'dummy-norm' has no option 'factr'; nearest: factor"

@@ -37,6 +37,11 @@ class Picture(Config):
     row: Annotated[Pattern[Any], In(shapes, pattern=True)] = Pattern((Component(shapes, "round"),))
 
 
+class Sketch(Config):
+    shape: Annotated[Component[Any], In(shapes, default="round")]
+    row: Annotated[Pattern[Any], In(shapes, default="square", pattern=True)]
+
+
 # one component
 
 
@@ -186,3 +191,15 @@ def test_a_wrong_slot_names_the_field(data: dict[str, Any], message: str) -> Non
     with pytest.raises(UserError) as caught:
         Picture.parse(data)
     assert str(caught.value) == message
+
+
+def test_a_table_without_a_name_sets_options_of_the_default() -> None:
+    sketch = Sketch.parse({"shape": {"radius": 3}, "row": {"side": 2}})
+    assert sketch.shape == Component(shapes, "round", {"radius": 3.0})
+    assert sketch.row == Pattern((Component(shapes, "square", {"side": 2}),))
+    named = Sketch.parse({"shape": {"name": "square", "side": 3}, "row": "round"})
+    assert named.dump() == {"shape": {"name": "square", "side": 3}, "row": "round"}
+    with pytest.raises(UserError, match=r"^shape: shape 'round' has no option 'side'; nearest: size$"):
+        Sketch.parse({"shape": {"side": 3}, "row": "round"})
+    with pytest.raises(UserError, match=r"^shape: a shape is a name, or a table with 'name'"):
+        Picture.parse({"shape": {"radius": 3}})

@@ -10,6 +10,25 @@ import torch
 from assay.models import Decoder, ModelConfig
 from assay.models.hugging_face.saving import save
 
+PROGRAMS = {
+    "assay first": """
+        import importlib.util
+        import assay
+        importlib.util.find_spec("transformers.models.auto.modeling_auto")  # looks, but does not import
+        import torch
+        import transformers.models.llama.modeling_llama
+    """,
+    "transformers first": """
+        import torch
+        from transformers import AutoModelForCausalLM
+        import assay
+    """,
+    "between configurations and models": """
+        import torch
+        from transformers import AutoConfig
+        import assay
+    """,
+}
 OPEN = """
     from transformers import AutoConfig, AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(FOLDER)
@@ -17,25 +36,10 @@ OPEN = """
     assert type(AutoConfig.from_pretrained(FOLDER)).__name__ == "AssayConfig"
     print(model(torch.arange(5)[None]).logits.double().sum().item())
 """
-PROGRAMS = {
-    "assay first": "import assay\nimport torch" + OPEN,
-    "transformers first": "import torch\nfrom transformers import AutoModelForCausalLM\nimport assay" + OPEN,
-    "between configurations and models": "import torch\nfrom transformers import AutoConfig\nimport assay" + OPEN,
-    "models of transformers first": (
-        "import assay\nimport torch\nimport transformers.models.llama.modeling_llama" + OPEN
-    ),
-    "a look without an import": (
-        "import assay, importlib.util\n"
-        "importlib.util.find_spec('transformers.models.auto.configuration_auto')\n"
-        "importlib.util.find_spec('transformers.models.auto.modeling_auto')\nimport torch" + OPEN
-    ),
-}
 
 
 def run(program):
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -52,25 +56,15 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("order", PROGRAMS)
 def test_transformers_opens_a_saved_model(order, folder):
     path, expected = folder
-    program = textwrap.dedent(PROGRAMS[order].replace("\n    ", "\n")).replace("FOLDER", repr(str(path)))
+    program = textwrap.dedent(PROGRAMS[order]) + textwrap.dedent(OPEN).replace("FOLDER", repr(str(path)))
     assert float(run(program)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_importing_assay_imports_nothing_heavy():
-    heavy = run("""
-        import sys
-        import assay
-        print([name for name in ("torch", "transformers", "numpy", "pydantic", "wrapt") if name in sys.modules])
-    """)
-    assert heavy == "[]"
+    heavy = ("torch", "transformers", "numpy", "pydantic", "wrapt", "importlib.metadata")
+    assert run(f"import assay, sys; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 
 def test_installing_twice_is_installing_once():
-    count = run("""
-        import sys
-        import assay
-        before = len(sys.meta_path)
-        assay._transformers_hook.install()
-        print(len(sys.meta_path) - before)
-    """)
-    assert count == "0"
+    program = "import assay, sys; before = len(sys.meta_path); assay._transformers_hook.install()"
+    assert run(f"{program}; print(len(sys.meta_path) - before)") == "0"

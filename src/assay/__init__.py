@@ -1,5 +1,79 @@
-"""assay: diagnose neural networks, apply published techniques by name, compare them fairly."""
+"""assay: diagnose neural networks, apply published techniques by name, compare them fairly.
+
+    assay.compare(arms=["baseline", "seednorm"], seeds=3, tokens="250k", out="comparison")
+    assay.train({"model": {"norm": "seednorm"}}, out="run")
+    model = assay.load("run")
+
+Importing this package is cheap: torch and transformers are loaded when a function first needs them. Once it is
+imported, ``transformers.AutoModelForCausalLM`` opens what assay saves.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from assay import _transformers_hook
+
+if TYPE_CHECKING:
+    from assay.catalog import Paper as Paper
+    from assay.catalog import paper as paper
+    from assay.catalog import papers as papers
+    from assay.catalog.search import search as search
+    from assay.catalog.techniques import technique as technique
+    from assay.catalog.techniques import techniques as techniques
+    from assay.comparison.compare import compare as compare
+    from assay.comparison.result import Comparison as Comparison
+    from assay.comparison.spec import ComparisonSpec as ComparisonSpec
+    from assay.errors import AssayError as AssayError
+    from assay.errors import UserError as UserError
+    from assay.models import Decoder as Decoder
+    from assay.models import ModelConfig as ModelConfig
+    from assay.models.hugging_face.saving import save as save
+    from assay.reports import write_reports as write_reports
+    from assay.training.config import RunConfig as RunConfig
+    from assay.training.export import export as export
+    from assay.training.export import load as load
+    from assay.training.loop import train as train
+    from assay.version import __version__ as __version__
+
+_HOMES = {
+    "AssayError": "assay.errors",
+    "Comparison": "assay.comparison.result",
+    "ComparisonSpec": "assay.comparison.spec",
+    "Decoder": "assay.models",
+    "ModelConfig": "assay.models",
+    "Paper": "assay.catalog",
+    "RunConfig": "assay.training.config",
+    "UserError": "assay.errors",
+    "__version__": "assay.version",
+    "compare": "assay.comparison.compare",
+    "export": "assay.training.export",
+    "load": "assay.training.export",
+    "paper": "assay.catalog",
+    "papers": "assay.catalog",
+    "save": "assay.models.hugging_face.saving",
+    "search": "assay.catalog.search",
+    "technique": "assay.catalog.techniques",
+    "techniques": "assay.catalog.techniques",
+    "train": "assay.training.loop",
+    "write_reports": "assay.reports",
+}
+"""Where each public name is defined; it is imported when it is first asked for."""
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'assay' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
 
 _transformers_hook.install()

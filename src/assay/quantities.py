@@ -33,11 +33,12 @@ def _parse(value: Any, units: dict[str, float], wanted: str) -> Any:
 
 
 def short(value: float) -> str:
-    """1234567 as ``1.23M``.
+    """1234567 as ``1.23M``: three significant digits.
 
     >>> short(250_000)
     '250k'
     """
+    value = float(f"{value:.3g}")
     for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -50,5 +51,5 @@ def _whole(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-Amount = Annotated[float, BeforeValidator(quantity), Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(duration), Field(gt=0)]
+Amount = Annotated[float, BeforeValidator(quantity), Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(duration), Field(gt=0, allow_inf_nan=False)]

@@ -158,7 +158,7 @@ def _parameters(constructor: Callable[..., Any]) -> list[inspect.Parameter]:
 @functools.cache
 def _options_model(constructor: Callable[..., Any]) -> type[pydantic.BaseModel]:
     target = constructor.__init__ if inspect.isclass(constructor) else constructor
-    hints = typing.get_type_hints(target)
+    hints = typing.get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {}
     for parameter in _parameters(constructor):
         keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY

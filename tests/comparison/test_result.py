@@ -8,20 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from assay.comparison import result
 from assay.comparison.result import ArmResult, Candidate, Comparison, Point, RunResult, Tuning, thin
 from assay.comparison.statistics import compare_arms
 from assay.errors import AssayError, UserError
 
 
-def run(arm, seed, value, **changes):
+def run(arm, seed, final, **changes):
     points = [Point(step=s, tokens=s * 64, seconds=s / 10, value=4.0 - s / 100) for s in (0, 50, 100)]
     fields = {
         "arm": arm,
         "seed": seed,
         "id": f"{seed:08x}",
-        "status": "diverged" if value is None else "complete",
-        "value": value,
+        "status": "diverged" if final is None else "complete",
+        "value": final,
         "curve": points,
         "train": points,
         "tokens": 6400,
@@ -30,7 +29,7 @@ def run(arm, seed, value, **changes):
         "tokens_per_second": 640.0,
         "peak_memory": 2**20,
         "parameters": 12345,
-        "diverged_at": 77 if value is None else None,
+        "diverged_at": 77 if final is None else None,
     }
     return RunResult(**fields | changes)
 
@@ -58,7 +57,7 @@ def comparison(**changes):
         "budget": {"tokens": 6400},
         "seeds": [0, 1],
         "arms": compare_arms(arms),
-        "data": {"corpus": "made up", "paths": [pathlib.PurePosixPath("a/b")]},
+        "data": {"corpus": "made up", "paths": [pathlib.Path("a/b")]},
         "hardware": {"clip": math.inf, "cores": 2},
         "versions": {"assay": "0.1.0"},
         "created": "2025-03-04T05:06:07+00:00",
@@ -151,9 +150,9 @@ def damaged(tmp_path, text):
 
 
 def test_load_says_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match="no comparison at .*nowhere"):
+    with pytest.raises(UserError, match=r"no comparison at .*nowhere"):
         Comparison.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no comparison at .*comparison.json"):
+    with pytest.raises(UserError, match=r"no comparison at .*comparison.json"):
         Comparison.load(tmp_path)
     good = comparison().model_dump(mode="json")
     assert "not valid JSON" in damaged(tmp_path, "{")
@@ -161,21 +160,17 @@ def test_load_says_what_is_wrong(tmp_path):
     assert "NaN is not a JSON number" in damaged(tmp_path, '{"format": 1, "seconds": NaN}')
     assert "has no 'format'" in damaged(tmp_path, "[1]")
     assert "has no 'format'" in damaged(tmp_path, "{}")
-    assert "format 2, this assay reads 1: a newer assay" in damaged(
-        tmp_path, json.dumps(good | {"format": 2})
-    )
+    assert "format 2, this assay reads 1: a newer assay" in damaged(tmp_path, json.dumps(good | {"format": 2}))
     assert "format 0, this assay reads 1: the first format" in damaged(tmp_path, '{"format": 0}')
     assert "alpha: Input should be less than 1" in damaged(tmp_path, json.dumps(good | {"alpha": 2}))
-    assert "title: Field required" in damaged(
-        tmp_path, json.dumps({k: v for k, v in good.items() if k != "title"})
-    )
+    assert "title: Field required" in damaged(tmp_path, json.dumps({k: v for k, v in good.items() if k != "title"}))
     good["arms"][0]["runs"][1]["seed"] = 0
     assert "arms.0: arm 'baseline' has two runs with one seed" in damaged(tmp_path, json.dumps(good))
 
 
 def test_load_of_a_place_that_cannot_be_read(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot read .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*Not a directory"):
         Comparison.load(tmp_path / "file" / "comparison.json")
 
 
@@ -186,17 +181,16 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(result.os, "replace", full)
-    with pytest.raises(AssayError, match="cannot write .*No space left") as caught:
+    monkeypatch.setattr(pathlib.Path, "replace", full)
+    with pytest.raises(AssayError, match=r"no space left to write .*comparison.json"):
         comparison(title="other").save(path)
-    assert caught.value.exit_status == 1
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["comparison.json"]
 
 
-def test_save_to_an_impossible_place_is_the_users_error(tmp_path):
+def test_save_to_an_impossible_place(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(AssayError, match=r"cannot write .*comparison.json"):
         comparison().save(tmp_path / "file" / "comparison.json")
 
 
@@ -215,7 +209,5 @@ def test_thin_keeps_the_end_and_the_mean(count, limit):
 
 
 def test_thin_leaves_out_what_is_not_finite():
-    points = [
-        Point(step=i, tokens=i, seconds=i, value=v) for i, v in enumerate([1, math.nan, None, math.inf])
-    ]
+    points = [Point(step=i, tokens=i, seconds=i, value=v) for i, v in enumerate([1, math.nan, None, math.inf])]
     assert [p.value for p in thin(points, 2)] == [1, None]

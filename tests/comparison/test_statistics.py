@@ -21,9 +21,9 @@ ARM = {0: 1.241, 1: 1.259, 2: 1.230, 3: 1.252}
 BASELINE = {0: 1.260, 1: 1.266, 2: 1.249, 3: 1.261}
 
 # Integers as values keep sums exact, so that the properties hold without rounding.
-values = st.lists(
-    st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=2, max_size=12
-).filter(lambda pairs: len({a - b for a, b in pairs}) > 1)
+values = st.lists(st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=2, max_size=12).filter(
+    lambda pairs: len({a - b for a, b in pairs}) > 1
+)
 
 
 def split(pairs):
@@ -202,11 +202,9 @@ def test_holm_adjusted_rejects_what_the_step_down_procedure_rejects(raw, alpha):
 def test_a_mean_beyond_detectable_is_shown_whatever_the_other_arms_are(pairs, arms):
     found = paired_difference(*split(pairs))
     limit = detectable(found.standard_error, found.pairs, 0.05, arms)
-    worst = max(p for p in holm([found.p_value] + [1.0] * (arms - 1)) if p is not None)
     if abs(abs(found.mean) - limit) > 1e-9:
         shown = holm([found.p_value] + [1.0] * (arms - 1))[0] <= 0.05
         assert shown == (abs(found.mean) > limit)
-    assert worst <= 1
 
 
 def test_detectable_is_the_half_width_at_bonferronis_level():
@@ -275,7 +273,7 @@ def test_compare_arms_fills_in_every_arm():
         arm("baseline", 1.30, 1.32, 1.31, 1.33),
         arm("good", 1.20, 1.221, 1.212, 1.23),
         arm("noisy", 1.40, 1.22, 1.35, 1.26),
-        arm("fragile", 1.10, None, 1.11, None),
+        arm("fragile", 1.10, None, 1.13, None),
     ]
     baseline, good, noisy, fragile = compare_arms(arms)
     assert baseline.compared is None
@@ -286,17 +284,14 @@ def test_compare_arms_fills_in_every_arm():
         "no difference shown",
         "diverged more",
     ]
-    raw = [
-        stats.ttest_rel([r.value for r in a.runs], [r.value for r in baseline.runs]).pvalue
-        for a in (good, noisy)
-    ]
-    raw.append(stats.ttest_rel([1.10, 1.11], [1.30, 1.31]).pvalue)
+    raw = [stats.ttest_rel([r.value for r in a.runs], [r.value for r in baseline.runs]).pvalue for a in (good, noisy)]
+    raw.append(stats.ttest_rel([1.10, 1.13], [1.30, 1.31]).pvalue)
     assert [a.compared.p_adjusted for a in (good, noisy, fragile)] == pytest.approx(holm(raw))
     assert good.compared.detectable == pytest.approx(
         stats.t.ppf(1 - 0.05 / 6, 3) * np.std([-0.1, -0.099, -0.098, -0.1], ddof=1) / 2
     )
     assert good.compared.relative == pytest.approx(100 * -0.09925 / 1.315)
-    assert (fragile.mean, fragile.diverged, fragile.compared.pairs) == (pytest.approx(1.105), 2, 2)
+    assert (fragile.mean, fragile.diverged, fragile.compared.pairs) == (pytest.approx(1.115), 2, 2)
     assert fragile.compared.divergence_p == 0.5
     assert fragile.compared.divergence_p_adjusted == 1
     assert (good.compared.divergence_p, noisy.compared.divergence_p) == (None, None)
@@ -315,7 +310,7 @@ def test_compare_arms_with_one_seed_and_with_none_finite():
 
 
 def test_compare_arms_counts_only_seeds_that_both_have():
-    longer = compare_arms([arm("baseline", 1.3, 1.31, None), arm("a", 1.2, 1.22)])[1]
+    longer = compare_arms([arm("baseline", 1.3, 1.31, None), arm("a", 1.2, 1.26)])[1]
     assert longer.compared.verdict == "no difference shown"
     assert longer.compared.divergence_p is None
 

@@ -228,6 +228,7 @@ def test_an_unknown_family_names_the_known_ones(folder):
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
             "scaling rules linear and llama3, not 'yarn'",
         ),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "config.json"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized"),
     ],
 )

@@ -81,6 +81,20 @@ def test_padding_changes_no_row(model, ids, side):
 
 
 @torch.no_grad()
+def test_padding_leaves_no_query_without_a_key(make_decoder, ids):
+    model = AssayForCausalLM.from_decoder(make_decoder())
+    seen = []
+    model.decoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].mask))
+    mask = torch.ones_like(ids)
+    mask[0, :15] = 0
+    model(ids, attention_mask=mask)
+    assert seen[0].shape == (3, 1, 20, 20)
+    assert seen[0].any(-1).all()
+    assert not seen[0].triu(1).any()
+    assert not seen[0][0, 0, 15:, :15].any()
+
+
+@torch.no_grad()
 def test_a_left_padded_batch_goes_on_through_a_cache(model, ids):
     mask = torch.ones_like(ids)
     mask[0, :5] = 0

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -73,7 +73,7 @@ class ComparisonProgress:
         return f"{self._complete}/{self._jobs} runs"
 
 
-def _last_row(path: Path) -> dict[str, float] | None:
+def _last_row(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 1000))

@@ -6,11 +6,8 @@ The JSON is strict (RFC 8259): a number that is not finite is written as ``null`
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
@@ -20,7 +17,8 @@ from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, NonNegat
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from assay.config import Config
-from assay.errors import AssayError, UserError
+from assay.errors import UserError
+from assay.files import disk_errors, write_text
 
 FORMAT = 1
 FILE_NAME = "comparison.json"
@@ -195,9 +193,7 @@ class Comparison(Record):
         if len(set(names)) < len(names):
             raise ValueError(f"two arms have one name: {', '.join(names)}")
         if self.arms[0].compared is not None:
-            raise ValueError(
-                f"the first arm, {names[0]!r}, is the baseline and cannot be compared with itself"
-            )
+            raise ValueError(f"the first arm, {names[0]!r}, is the baseline and cannot be compared with itself")
         return self
 
     @property
@@ -236,11 +232,17 @@ class Comparison(Record):
             raise UserError(f"{str(path)!r} is damaged: {f'{where}: ' if where else ''}{reason}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write strict JSON to ``path``, or to ``comparison.json`` in the directory ``path``, atomically."""
+        """Write strict JSON to ``path``, or to ``comparison.json`` in the directory ``path``, at once.
+
+        Raises ``AssayError`` if the disk refuses.
+        """
         path = Path(path)
         if path.is_dir():
             path = path / FILE_NAME
-        return replace_text(path, self.model_dump_json() + "\n")
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.model_dump_json() + "\n")
+        return path
 
 
 def _reject_constant(name: str) -> NoReturn:
@@ -261,22 +263,3 @@ def thin(points: Sequence[Point], limit: int = MAX_TRAIN_POINTS) -> list[Point]:
         mean = math.fsum(values) / len(values) if values else None
         thinned.append(group[-1].model_copy(update={"value": mean}))
     return thinned
-
-
-def replace_text(path: Path, text: str) -> Path:
-    """Write ``path`` through a temporary neighbour, so that it is never half-written; makes its directory.
-
-    Raises ``UserError`` if the place cannot be written to and ``AssayError`` if writing fails (disk full).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        places = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-        kind = UserError if error.errno in places else AssayError
-        raise kind(f"cannot write {str(path)!r}: {error.strerror}") from None
-    return path

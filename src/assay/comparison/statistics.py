@@ -158,9 +158,7 @@ def verdict(
     return "better" if (mean < 0) == lower_is_better else "worse"
 
 
-def compare_arms(
-    arms: Sequence[ArmResult], *, alpha: float = 0.05, lower_is_better: bool = True
-) -> list[ArmResult]:
+def compare_arms(arms: Sequence[ArmResult], *, alpha: float = 0.05, lower_is_better: bool = True) -> list[ArmResult]:
     """The arms with their summaries, and all but the first with their difference from the first.
 
     Intervals have level 1 − ``alpha``. The p-values of the differences are adjusted over the len(arms) − 1
@@ -227,9 +225,7 @@ def _values(arm: ArmResult) -> dict[int, float | None]:
 def _diverged_in_common(arm: ArmResult, baseline: ArmResult) -> tuple[set[int], set[int]]:
     """The seeds, of those that both have, in which the arm diverged, and those in which the baseline did."""
     common = {run.seed for run in arm.runs} & {run.seed for run in baseline.runs}
-    first, second = (
-        {run.seed for run in side.runs if run.status == "diverged"} & common for side in (arm, baseline)
-    )
+    first, second = ({run.seed for run in side.runs if run.status == "diverged"} & common for side in (arm, baseline))
     return first, second
 
 

@@ -57,11 +57,10 @@ class ModelConfig(Config):
         if self.hidden_size is None:
             self._set(hidden_size=64 * self.depth)
         if self.num_heads is None:
-            self._set(num_heads=max(1, self.hidden_size // (self.head_dim or 64)))
+            self._set(num_heads=_divisor(self.hidden_size, near=self.hidden_size / (self.head_dim or 64)))
         if self.head_dim is None:
             if self.hidden_size % self.num_heads:
-                divisors = [n for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0]
-                near = min(divisors, key=lambda n: abs(n - self.num_heads))
+                near = _divisor(self.hidden_size, near=self.num_heads)
                 raise ValueError(
                     f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; "
                     f"{near} does, or set head_dim"
@@ -90,3 +89,8 @@ class ModelConfig(Config):
         Yang et al., 2022, arXiv:2203.03466, for the exponent.
         """
         return 6e-4 * 768 / self.hidden_size
+
+
+def _divisor(number: int, *, near: float) -> int:
+    """The divisor of ``number`` closest to ``near``."""
+    return min((n for n in range(1, number + 1) if number % n == 0), key=lambda n: abs(n - near))

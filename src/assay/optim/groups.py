@@ -7,6 +7,8 @@ from typing import Literal, TypedDict
 from torch import nn
 
 Role = Literal["matrix", "embedding", "vector"]
+HEADS = {"head", "lm_head", "embed_out"}
+"""Names of a language model's head here and in transformers."""
 
 
 class ParameterGroup(TypedDict):
@@ -40,6 +42,6 @@ def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
 def _role(path: str, module: nn.Module, parameter: nn.Parameter) -> Role:
     if parameter.ndim < 2:
         return "vector"
-    if isinstance(module, nn.Embedding) or "head" in path.split("."):
+    if isinstance(module, nn.Embedding) or not HEADS.isdisjoint(path.split(".")):
         return "embedding"
     return "matrix"

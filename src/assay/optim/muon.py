@@ -44,7 +44,10 @@ def orthogonalize(
 
 @optimizers.register("muon")
 class Muon(torch.optim.Optimizer):
-    """Groups with role ``matrix`` take Muon's step, all others AdamW's. Matrices of one shape go as a batch."""
+    """Groups with role ``matrix`` take Muon's step, all others AdamW's. Matrices of one shape go as a batch.
+
+    A group's ``fused`` tells torch that a loaded ``step`` belongs on the parameter's device.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.1,
     ) -> None:
         decayed = [{**group, "weight_decay": weight_decay if group["decay"] else 0.0} for group in groups]
-        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "fused": True}
         super().__init__(decayed, defaults)
 
     @torch.no_grad()
@@ -107,7 +110,7 @@ class Muon(torch.optim.Optimizer):
             [self.state[p]["exp_avg_sq"] for p in parameters],
             [],
             [self.state[p]["step"] for p in parameters],
-            fused=True,
+            fused=group["fused"],
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

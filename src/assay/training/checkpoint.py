@@ -52,8 +52,8 @@ def save(
 
     Raises ``AssayError`` if the disk is full, with the old checkpoint intact.
     """
-    weights = get_model_state_dict(model, options=FULL)
-    optimizer_state = get_optimizer_state_dict(model, optimizer, options=FULL)
+    weights: dict[str, Any] = get_model_state_dict(model, options=FULL)
+    optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL)
     if not write:
         return
     tensors = {
@@ -91,14 +91,14 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
         return None
     try:
         state = State.model_validate_json((found / "state.json").read_text(encoding="utf-8"))
-        weights = load_file(found / "model.safetensors")
+        weights: dict[str, Any] = dict(load_file(found / "model.safetensors"))
         tensors = load_file(found / "optimizer.safetensors")
     except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"checkpoint {str(found)!r} cannot be read ({reason}); delete the run's directory to start again"
         ) from None
-    values: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
     for key, tensor in tensors.items():
         parameter, _, name = key.rpartition("|")
         values.setdefault(parameter, {})[name] = tensor

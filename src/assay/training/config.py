@@ -77,9 +77,10 @@ class RunConfig(Config):
     def _derive(self) -> Self:
         if self.model.max_length is None:
             object.__setattr__(self, "model", self.model.model_copy(update={"max_length": self.data.sequence_length}))
-        if self.model.max_length < self.data.sequence_length and self.model.position.name == "learned":
+        length = self.model.max_length or 0
+        if length < self.data.sequence_length and self.model.position.name == "learned":
             raise ValueError(
-                f"model.max_length={self.model.max_length} is shorter than "
+                f"model.max_length={length} is shorter than "
                 f"data.sequence_length={self.data.sequence_length}"
             )
         if "lr" not in self.optimizer.options:

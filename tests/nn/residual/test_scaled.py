@@ -58,13 +58,14 @@ def test_learned_starts_at_the_constant_and_each_sublayer_has_its_own_gain() -> 
     constant = ScaledResidual(3, 4)
     learned = residuals.build("scaled", {"learned": True}, hidden_size=3, num_sublayers=4).double()
     assert not list(constant.parameters())
-    assert torch.equal(learned.gain, torch.full((4, 3), 0.5, dtype=torch.float64))
+    assert [gain.tolist() for gain in learned.parameters()] == [[0.5] * 3] * 4
     x, branches = draw(2, 3), draw(4, 2, 3, seed=1)
     y = run(learned, x, list(branches))
     torch.testing.assert_close(y, run(constant, x, list(branches)))
     towards = draw(2, 3, seed=2)
     y.backward(towards)
-    torch.testing.assert_close(learned.gain.grad, (towards * branches).sum(1))
+    for gain, branch in zip(learned.gains, branches, strict=True):
+        torch.testing.assert_close(gain.grad, (towards * branch).sum(0))
 
 
 def test_started_at_zero_the_network_is_the_identity_and_can_learn() -> None:
@@ -73,7 +74,8 @@ def test_started_at_zero_the_network_is_the_identity_and_can_learn() -> None:
     y = run(stream, x, branches)
     assert torch.equal(y, x)
     y.sum().backward()
-    assert stream.gain.grad.abs().min() > 0
+    for gain in stream.gains:
+        assert gain.grad.abs().min() > 0
 
 
 def test_a_wrong_branch_weight_names_both_things_that_would_do() -> None:

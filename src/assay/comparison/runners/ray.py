@@ -5,6 +5,7 @@ A cluster's machines need the same assay, the same data paths and a file system 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -28,8 +29,8 @@ class RayRunner:
     def __enter__(self) -> Self:
         self._started = not self.ray.is_initialized()
         if self._started:
-            local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": self.workers * self.threads}
-            self.ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **local)
+            local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": self.workers * self.threads}
+            self.ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **local)
         return self
 
     def __exit__(

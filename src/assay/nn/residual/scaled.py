@@ -32,10 +32,11 @@ class ScaledResidual(ResidualStream):
         super().__init__()
         self.skip = skip
         self.branch = num_sublayers**-0.5 if branch == "depth" else float(branch)
-        self.gain = nn.Parameter(torch.full((num_sublayers, hidden_size), self.branch)) if learned else None
+        start = torch.full((hidden_size,), self.branch)
+        self.gains = nn.ParameterList(start.clone() for _ in range(num_sublayers)) if learned else None
 
     def write(
         self, state: Float[Tensor, "batch time hidden"], y: Float[Tensor, "batch time hidden"], sublayer: int
     ) -> Float[Tensor, "batch time hidden"]:
-        gain = self.branch if self.gain is None else self.gain[sublayer]
+        gain = self.branch if self.gains is None else self.gains[sublayer]
         return self.skip * state + gain * y

@@ -1,0 +1,53 @@
+"""Trained models out of run directories, and from there to Hugging Face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from assay.data.windows import prepare
+from assay.errors import UserError
+from assay.models import Decoder
+from assay.models.hugging_face.loading import load as load_released
+from assay.models.hugging_face.saving import save
+from assay.training.run_directory import RunDirectory
+
+
+def load(path: str | Path, **options: Any) -> Decoder:
+    """The model of a run directory, of a Hugging Face folder, a GGUF file or a name on the Hub, as a decoder.
+
+    ``options`` are ``gguf_file``, ``dtype`` and ``device``. Raises ``UserError`` if there is no model that can be
+    read, naming the file or tensor that is wrong.
+    """
+    if not is_run(path):
+        return load_released(path, **options)
+    directory = RunDirectory(path)
+    weights = directory.checkpoint_path / "model.safetensors"
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{str(weights)!r} cannot be read: {' '.join(str(error).split())[:120]}") from None
+    model = Decoder(directory.config().model)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    return model.to(device=options.get("device", "cpu"), dtype=options.get("dtype", torch.float32)).eval()
+
+
+def export(source: str | Path, out: str | Path) -> Path:
+    """Write the model of ``source`` (anything that ``load`` reads) as a Hugging Face directory, and return it.
+
+    The tokenizer of a run goes along. Raises ``UserError`` if ``out`` holds something else.
+    """
+    model = load(source)
+    tokenizer = prepare(RunDirectory(source).config().data).tokenizer if is_run(source) else None
+    save(model, Path(out), tokenizer)
+    return Path(out)
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether ``path`` is the directory of a run that has a checkpoint."""
+    directory = RunDirectory(path)
+    return directory.config_path.is_file() and directory.checkpoint_path.is_dir()
