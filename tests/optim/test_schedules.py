@@ -63,7 +63,7 @@ def test_bounds(warmup: float, decay: float, final: float, p: float) -> None:
         assert stable >= final - 1e-12
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.floats(0.01, 0.5), st.floats(0.01, 0.5), share)
 def test_no_jumps_and_one_peak(warmup: float, decay: float, final: float) -> None:
     """Between neighbouring points a schedule moves no more than its steepest slope allows; it rises, then falls."""
@@ -82,6 +82,7 @@ def test_no_jumps_and_one_peak(warmup: float, decay: float, final: float) -> Non
         assert all(step <= 1e-12 for step in steps[peak:])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.floats(0.0, 0.5))
 def test_no_step_of_a_run_has_a_rate_of_zero(steps: int, warmup: float) -> None:
     """A run asks in the middle of its steps, (step + ½) / steps."""

@@ -84,11 +84,8 @@ class ModelConfig(Config):
             object.__setattr__(self, name, value)
 
     def learning_rate(self) -> float:
-        """AdamW's learning rate for this width: 6e-4 at 768 features (GPT-2 small), inverse in the width.
-
-        Yang et al., 2022, arXiv:2203.03466, for the exponent.
-        """
-        return 6e-4 * 768 / self.hidden_size
+        """AdamW's learning rate for this width: 6e-4 at 768 features (GPT-2 small), inverse in the width's root."""
+        return 6e-4 * (768 / self.hidden_size) ** 0.5
 
 
 def _divisor(number: int, *, near: float) -> int:

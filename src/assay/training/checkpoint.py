@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def save(
             write_json(
                 new / "state.json", state.model_copy(update={"groups": groups}).model_dump(mode="json")
             )
-            shutil.rmtree(old, ignore_errors=True)
             if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
             new.rename(path)
             shutil.rmtree(old, ignore_errors=True)
@@ -102,16 +103,29 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     for key, tensor in tensors.items():
         parameter, _, name = key.rpartition("|")
         values.setdefault(parameter, {})[name] = tensor
-    options = StateDictOptions(full_state_dict=True, strict=True)
+    optimizer_state: dict[str, Any] = {"state": values, "param_groups": state.groups}
     try:
-        set_model_state_dict(model, weights, options=options)
+        for name in sorted(get_model_state_dict(model).keys() ^ weights.keys()):
+            raise ValueError(f"one of the two has no {name!r}")
+        set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
         set_optimizer_state_dict(
-            model, optimizer, {"state": values, "param_groups": state.groups}, options=options
+            model, optimizer, optimizer_state, options=StateDictOptions(full_state_dict=True, strict=False)
         )
-    except (RuntimeError, KeyError) as error:
+        _forget_others(optimizer, state.groups, values)
+    except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {str(found)!r} does not fit this model: {reason}") from None
     return state
+
+
+def _forget_others(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], stored: Mapping[str, Any]
+) -> None:
+    """Drop what torch made up for parameters that had no gradient yet, and so no state, when it was stored."""
+    for group, saved in zip(optimizer.param_groups, groups, strict=True):
+        for parameter, name in zip(group["params"], saved["params"], strict=True):
+            if name not in stored:
+                optimizer.state.pop(parameter, None)
 
 
 def _contiguous(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
