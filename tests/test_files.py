@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("assay.files.os.fsync", full)
-    with pytest.raises(AssayError, match="no space left to write .*text.*; free some") as caught:
+    with pytest.raises(AssayError, match=r"no space left to write .*text.*; free some") as caught:
         write_text(path, "new")
     assert caught.value.exit_status == 1
     assert path.read_text() == "old"
@@ -98,7 +98,7 @@ def test_a_directory_in_the_way_is_an_error_and_stays(tmp_path: Path) -> None:
 
 
 def test_only_errors_of_the_system_are_translated(tmp_path: Path) -> None:
-    with pytest.raises(AssayError, match="cannot write .*: strange"), disk_errors(tmp_path):
+    with pytest.raises(AssayError, match=r"cannot write .*: strange"), disk_errors(tmp_path):
         raise OSError("strange")
     with pytest.raises(KeyError), disk_errors(tmp_path):
         raise KeyError("other")

@@ -48,9 +48,11 @@ def test_durations(text: str, value: float) -> None:
     assert duration(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "k", "ten", "1..5", "12x", "1,000", "_1", "1__0", "nan", "inf", "0x10", "5 k k"])
+@pytest.mark.parametrize(
+    "text", ["", "k", "ten", "1..5", "12x", "1,000", "_1", "1__0", "nan", "inf", "0x10", "5 k k"]
+)
 def test_what_is_no_quantity_is_named(text: str) -> None:
-    with pytest.raises(UserError, match="is not a number such as 250000, 250k or 1.5M") as caught:
+    with pytest.raises(UserError, match=r"is not a number such as 250000, 250k or 1\.5M") as caught:
         quantity(text)
     assert repr(text) in str(caught.value)
 

@@ -47,7 +47,9 @@ def test_a_module_may_have_its_vectors_decayed() -> None:
     assert all(roles[name][1] for name in roles if roles[name][0] != "vector")
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "seednorm", "head": "tied"}, {"mlp": "gelu", "position": "learned"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": "seednorm", "head": "tied"}, {"mlp": "gelu", "position": "learned"}]
+)
 def test_each_trainable_parameter_is_in_exactly_one_group(options: dict[str, Any]) -> None:
     model = Decoder(ModelConfig(**SIZES, **options))
     model.embedding.weight.requires_grad_(False)

@@ -97,9 +97,7 @@ def test_shares_outside_the_unit_interval_are_refused(name: str) -> None:
             schedules.build(name, {"warmup": value})
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("cosine", {"final": 2.0}), ("warmup-stable-decay", {"decay": -0.5})]
-)
+@pytest.mark.parametrize(("name", "options"), [("cosine", {"final": 2.0}), ("warmup-stable-decay", {"decay": -0.5})])
 def test_other_shares_are_checked_too(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"outside \[0, 1\]"):
         schedules.build(name, options)

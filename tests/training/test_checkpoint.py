@@ -103,7 +103,13 @@ def test_only_safetensors_and_json_and_nothing_is_unpickled(tmp_path: Path, monk
 
     model, optimizer = made()
     train(model, optimizer, range(1))
-    for module, name in ((torch, "load"), (torch, "save"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+    for module, name in (
+        (torch, "load"),
+        (torch, "save"),
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+    ):
         monkeypatch.setattr(module, name, forbidden)
     save(tmp_path / "checkpoint", model, optimizer, STATE)
     files = sorted(p.name for p in (tmp_path / "checkpoint").iterdir())
@@ -176,7 +182,7 @@ class TestFailedWrites:
                 real(value, path, **options) if real.__name__ == "save_file" else real(path, value)
 
             monkeypatch.setattr(checkpoint, function, full)
-        with pytest.raises(AssayError, match="no space left to write .*checkpoint"):
+        with pytest.raises(AssayError, match=r"no space left to write .*checkpoint"):
             save(tmp_path / "checkpoint", model, optimizer, STATE)
         assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
         self.loads(tmp_path / "checkpoint", before)
@@ -201,9 +207,10 @@ class TestFailedWrites:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, which: int
     ) -> None:
         model, optimizer, before = first
-        with monkeypatch.context() as patch, pytest.raises(AssayError, match="cannot write"):
+        with monkeypatch.context() as patch:
             self.fail_at_rename(patch, which)
-            save(tmp_path / "checkpoint", model, optimizer, STATE)
+            with pytest.raises(AssayError, match="cannot write"):
+                save(tmp_path / "checkpoint", model, optimizer, STATE)
         self.loads(tmp_path / "checkpoint", before)
         save(tmp_path / "checkpoint", model, optimizer, STATE)
         assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
@@ -215,9 +222,10 @@ class TestFailedWrites:
         """With ``checkpoint.old`` alone left, it must outlive the next failure too."""
         model, optimizer, before = first
         (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-        with monkeypatch.context() as patch, pytest.raises(AssayError, match="cannot write"):
+        with monkeypatch.context() as patch:
             self.fail_at_rename(patch, 0)
-            save(tmp_path / "checkpoint", model, optimizer, STATE)
+            with pytest.raises(AssayError, match="cannot write"):
+                save(tmp_path / "checkpoint", model, optimizer, STATE)
         self.loads(tmp_path / "checkpoint", before)
 
     def fail_at_rename(self, patch: pytest.MonkeyPatch, which: int) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from assay.config import assign, flatten
 from assay.errors import UserError
+from assay.models import ModelConfig
 from assay.training.config import EXECUTION, RunConfig, read_run_config
 
 
@@ -30,8 +31,9 @@ class TestDefaults:
         assert (config.optimizer.name, config.schedule.name) == ("adamw", "warmup-stable-decay")
         assert config.seed == 0
 
-    @pytest.mark.parametrize(("width", "rate"), [(768, 6e-4), (256, 18e-4), (1536, 3e-4)])
-    def test_the_learning_rate_is_inverse_in_the_width(self, width: int, rate: float) -> None:
+    @pytest.mark.parametrize("width", [64, 256, 768, 1536])
+    def test_the_learning_rate_follows_from_the_width(self, width: int) -> None:
+        rate = ModelConfig(hidden_size=width).learning_rate()
         assert parse(model__hidden_size=width).optimizer.options == {"lr": pytest.approx(rate)}
         with_options = parse(model__hidden_size=width, optimizer={"name": "muon", "momentum": 0.5})
         assert with_options.optimizer.name == "muon"
@@ -83,7 +85,11 @@ class TestBudget:
 class TestDump:
     def test_is_parsed_back_to_an_equal_configuration(self) -> None:
         config = parse(
-            model={"depth": 2, "norm": {"name": "seednorm", "num_heads": 2}, "mixer": ["gated-attention*2", "softmax"]},
+            model={
+                "depth": 2,
+                "norm": {"name": "seednorm", "num_heads": 2},
+                "mixer": ["gated-attention*2", "softmax"],
+            },
             data={"corpus": "text:/some/where", "tokenizer": "bpe:512"},
             optimizer={"name": "muon", "lr": 0.1, "betas": [0.5, 0.6]},
             training={"seconds": "2h", "trackers": ["tensorboard"]},
@@ -107,7 +113,7 @@ CHANGED: dict[str, Any] = {
     "model.hidden_size": 512,
     "model.num_heads": 8,
     "model.num_kv_heads": 2,
-    "model.head_dim": 32,
+    "model.head_dim": 128,
     "model.intermediate_size": 640,
     "model.vocab_size": 300,
     "model.max_length": 512,
@@ -177,7 +183,7 @@ class TestRunId:
     def test_what_is_derived_and_what_is_given_are_the_same_run(self) -> None:
         same = parse(
             model={"depth": 4, "hidden_size": 256, "norm": "rms-norm"},
-            optimizer={"lr": 18e-4},
+            optimizer={"lr": ModelConfig().learning_rate()},
             training={"tokens": "1M"},
         )
         assert same.run_id("data") == self.BASE
@@ -200,7 +206,10 @@ class TestMistakes:
             ({"training.tokens": "lots"}, "training.tokens: 'lots' is not a number such as 250000, 250k or 1.5M"),
             ({"training.seconds": "soon"}, "training.seconds: 'soon' is not a time such as 90, 90s, 10min or 2h"),
             ({"training.flops": "1e999"}, "training.flops='1e999': input should be a finite number"),
-            ({"training.precision": "float16"}, "training.precision='float16': input should be 'float32' or 'bfloat16'"),
+            (
+                {"training.precision": "float16"},
+                "training.precision='float16': input should be 'float32' or 'bfloat16'",
+            ),
             ({"training.grad_clip": 0}, "training.grad_clip=0: input should be greater than 0"),
             ({"data.eval_bytes": 1}, "data.eval_bytes=1: input should be greater than or equal to 4"),
             (

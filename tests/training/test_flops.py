@@ -12,7 +12,9 @@ from assay.models import Decoder, ModelConfig
 from assay.training.flops import flops_per_token, parameter_count
 
 
-def decoder(depth: int, heads: int, head_dim: int, kv_heads: int, inner: int, vocab: int, **options: Any) -> ModelConfig:
+def decoder(
+    depth: int, heads: int, head_dim: int, kv_heads: int, inner: int, vocab: int, **options: Any
+) -> ModelConfig:
     return ModelConfig(
         depth=depth,
         hidden_size=heads * head_dim,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from assay.errors import AssayError
 
@@ -44,7 +45,9 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(args=arguments)
+        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+    except TyperException as error:
+        _explain(error)
     except AssayError as error:
         if debug:
             raise
@@ -62,3 +65,15 @@ def main() -> None:
         reason = " ".join(str(error).split()) or "no message"
         typer.echo(f"error: {type(error).__name__}: {reason} (--debug shows the traceback)", err=True)
         sys.exit(1)
+
+
+def _explain(error: TyperException) -> NoReturn:
+    """A wrong option or argument in one line; the help itself where a command was given nothing at all."""
+    message = error.format_message()
+    if "\n" in message.strip():
+        typer.echo(message)
+    else:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "assay"
+        typer.echo(f"error: {message.rstrip('.')}; see '{path} --help'", err=True)
+    sys.exit(error.exit_code)

@@ -15,7 +15,7 @@ from assay.cli.options import Quiet, Set, assignments
 
 @app.command()
 def compare(
-    spec: Annotated[Path | None, typer.Argument(help="A TOML file with arms, seeds, budget and [run].")] = None,
+    spec: Annotated[Path | None, typer.Argument(help="A TOML file: arms, seeds, budget, and the table run.")] = None,
     arms: Annotated[
         str | None, typer.Option("--arms", help="Arms joined by commas, the reference first; techniques by '+'.")
     ] = None,

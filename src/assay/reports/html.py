@@ -48,9 +48,11 @@ def html(comparison: Comparison) -> str:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    figures = {"strip": plots.strip(comparison)}
-    if len(comparison.arms) > 1:
+    figures = {}
+    if any(arm.compared and arm.compared.pairs for arm in comparison.arms):
         figures["forest"] = plots.forest(comparison)
+    if any(arm.mean is not None for arm in comparison.arms):
+        figures["strip"] = plots.strip(comparison)
     if any(run.curve for arm in comparison.arms for run in arm.runs):
         figures["validation"] = plots.validation(comparison)
     if any(run.train for arm in comparison.arms for run in arm.runs):

@@ -16,9 +16,7 @@ def decimals(comparison: Comparison) -> int:
     """Decimal places that show the narrowest interval's half-width with two digits: 2 to 6, 4 without any."""
     compared = [arm.compared for arm in comparison.arms if arm.compared]
     widths = [(c.high - c.low) / 2 for c in compared if c.low is not None and c.high is not None]
-    widths = widths or [abs(c.mean) for c in compared if c.mean]
-    widths = [width for width in widths if width > 0]
-    if not widths:
+    if not widths or min(widths) <= 0:
         return 4
     return min(6, max(2, 1 - math.floor(math.log10(min(widths)))))
 

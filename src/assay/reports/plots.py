@@ -227,7 +227,7 @@ def _figure(labels: Sequence[str] | None = None) -> Figure:
         "automargin": True,
         "title": {"standoff": 12, "font": {"size": 13}},
     }
-    figure.update_xaxes(**axis, showgrid=True, nticks=7)
+    figure.update_xaxes(**axis, showgrid=True, nticks=7, tickangle=0)
     figure.update_yaxes(**axis, showgrid=False)
     if labels is not None:
         lines = max(label.count("<br>") + 1 for label in labels)

@@ -5,6 +5,7 @@
   for (const script of document.querySelectorAll("script[data-figure]")) {
     const plot = document.getElementById(script.dataset.figure);
     const figure = JSON.parse(script.textContent);
+    if (plot.clientWidth < 480) figure.layout.xaxis.nticks = 4;
     Plotly.newPlot(plot, figure.data, figure.layout, config);
     plots.set(plot.id, plot);
   }

@@ -49,13 +49,18 @@ def table(comparison: Comparison, console: Console | None = None) -> None:
 def _grid(comparison: Comparison, *, ascii_only: bool) -> Table:
     level = f"{100 * (1 - comparison.alpha):g} %"
     grid = Table(title=Text(comparison.title), title_justify="left", header_style="bold")
-    grid.add_column("arm", overflow="fold")
-    grid.add_column(comparison.unit, justify="right")
-    grid.add_column(f"difference ({level} interval)", justify="right")
-    grid.add_column("adjusted p", justify="right")
-    grid.add_column("verdict")
-    grid.add_column("tokens/s", justify="right")
-    grid.add_column("diverged", justify="right")
+    titles = (
+        "arm",
+        comparison.unit,
+        f"difference ({level} interval)",
+        "adjusted p",
+        "verdict",
+        "tokens/s",
+        "diverged",
+    )
+    for title in titles:
+        left = title in ("arm", "verdict")
+        grid.add_column(Text(title), justify="left" if left else "right", overflow="fold")
     for arm in comparison.arms:
         cells = [Text(_typeable(cell, ascii_only)) for cell in _row(arm, comparison)]
         if arm.compared:

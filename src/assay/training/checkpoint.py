@@ -46,9 +46,7 @@ class State(BaseModel):
     groups: list[dict[str, Any]] = []
 
 
-def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, write: bool = True
-) -> None:
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, write: bool = True) -> None:
     """Every process of a distributed run takes part; the one with ``write`` writes.
 
     Raises ``AssayError`` if the disk is full, with the old checkpoint intact.
@@ -71,9 +69,7 @@ def save(
             new.mkdir(parents=True)
             save_file(_contiguous(weights), new / "model.safetensors", metadata={"format": "pt"})
             save_file(_contiguous(tensors), new / "optimizer.safetensors")
-            write_json(
-                new / "state.json", state.model_copy(update={"groups": groups}).model_dump(mode="json")
-            )
+            write_json(new / "state.json", state.model_copy(update={"groups": groups}).model_dump(mode="json"))
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
@@ -118,9 +114,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
     return state
 
 
-def _forget_others(
-    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], stored: Mapping[str, Any]
-) -> None:
+def _forget_others(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], stored: Mapping[str, Any]) -> None:
     """Drop what torch made up for parameters that had no gradient yet, and so no state, when it was stored."""
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         for parameter, name in zip(group["params"], saved["params"], strict=True):
