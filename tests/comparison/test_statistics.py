@@ -98,8 +98,10 @@ def test_no_pair_and_one_pair_have_no_interval():
 @pytest.mark.parametrize(("pairs", "p_value"), [(2, 0.5), (3, 0.25), (6, 0.03125)])
 def test_equal_differences_fall_back_on_the_sign_flip_test(pairs, p_value):
     # 0.1 does not survive adding and subtracting exactly: the differences vary in the last bit.
-    baseline = {seed: 1.0 + seed / 7 for seed in range(pairs)}
-    shifted = paired_difference({seed: value + 0.1 for seed, value in baseline.items()}, baseline)
+    baseline = {seed: 0.7 + 2.1 * seed for seed in range(pairs)}
+    arm_values = {seed: value + 0.1 for seed, value in baseline.items()}
+    assert len({arm_values[seed] - baseline[seed] for seed in baseline}) > 1
+    shifted = paired_difference(arm_values, baseline)
     assert shifted.mean == pytest.approx(0.1)
     assert shifted.p_value == p_value
     assert (shifted.low, shifted.high, shifted.standard_error) == (None, None, None)

@@ -6,12 +6,12 @@ from assay.comparison.result import Difference
 from assay.reports.sentences import describe, headline
 
 
-def compared(example, seeds=3, diverged=(), **found):
-    """What is said of the second of two arms whose difference is ``found``."""
-    comparison = example(["baseline", "x"], seeds, diverged=diverged, unit="bits per byte")
-    baseline, arm = comparison.arms
+def compared(example, seeds=3, diverged=(), names=("baseline", "x"), **found):
+    """What is said of the second arm if its difference is ``found``."""
+    comparison = example(names, seeds, diverged=diverged)
+    baseline, arm, *others = comparison.arms
     arm = arm.model_copy(update={"compared": Difference(**found)})
-    comparison = comparison.model_copy(update={"arms": [baseline, arm]})
+    comparison = comparison.model_copy(update={"arms": [baseline, arm, *others]})
     return describe(arm, comparison), comparison
 
 
@@ -39,11 +39,13 @@ def test_no_difference_shown(example):
 
 
 def test_no_difference_shown_after_correction(example):
-    text, _ = compared(example, **SHOWN | {"p_adjusted": 0.08, "detectable": 0.02}, verdict="no difference shown")
-    assert text == (
-        "no difference shown: better by 0.0120 on its own (95 % interval 0.0080 to 0.0160, 3 pairs), "
-        "but not after correction for 1 arms (p = 0.080); a difference of 0.020 or more would have been"
-    ).replace("1 arms", "1 arm")
+    found = SHOWN | {"p_adjusted": 0.08, "detectable": 0.02, "verdict": "no difference shown"}
+    text, _ = compared(example, names=("baseline", "x", "y", "z"), **found)
+    size, rest = text.split(" on its own ")
+    assert size.startswith("no difference shown: better by 0.012")
+    assert rest.endswith(
+        " 3 pairs), but not after correction for 3 arms (p = 0.080); a difference of 0.020 or more would have been"
+    )
 
 
 def test_differences_without_spread(example):

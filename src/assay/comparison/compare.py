@@ -247,7 +247,7 @@ def _conclude(
         )
     data = plan.data(reference)
     return Comparison(
-        title=plan.spec.title,
+        title=plan.spec.heading,
         budget=_budget(reference),
         seeds=plan.spec.seeds,
         arms=compare_arms(arms),

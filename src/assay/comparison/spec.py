@@ -53,7 +53,7 @@ class ComparisonSpec(Config):
     tune_seeds: Count = 1
     run: dict[str, Any] = {}
     patches: dict[str, dict[str, Any]] = {}
-    title: str = "Comparison"
+    title: str | None = None
 
     @field_validator("arms", "seeds")
     @classmethod
@@ -68,6 +68,12 @@ class ComparisonSpec(Config):
         """The budget that is set here, as fields of a run's ``training`` table."""
         given = {"tokens": self.tokens, "flops": self.flops, "seconds": self.seconds}
         return {f"training.{name}": value for name, value in given.items() if value is not None}
+
+    @property
+    def heading(self) -> str:
+        """The title, or what is compared with what."""
+        others = ", ".join(self.arms[1:])
+        return self.title or (f"{others} against {self.arms[0]}" if others else self.arms[0])
 
     def arm(self, name: str) -> Arm:
         """An arm of the user's own, or techniques of the catalogue."""

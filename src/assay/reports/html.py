@@ -44,7 +44,7 @@ def write_report(comparison: Comparison, directory: str | Path) -> Path:
 
 
 def html(comparison: Comparison) -> str:
-    """The page, with plotly.js inside."""
+    """The page, with plotly.js inside. Figures are JSON in which plotly has escaped ``<``, ``>`` and ``/``."""
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
@@ -70,7 +70,7 @@ def html(comparison: Comparison) -> str:
             level=f"{100 * (1 - comparison.alpha):g} %",
             costs=[_cost(arm) for arm in comparison.arms],
             tuning=_tuning(comparison),
-            figures={name: _embedded(figure.to_json()) for name, figure in figures.items()},
+            figures={name: Markup(figure.to_json()) for name, figure in figures.items()},
             heights={name: figure.layout.height for name, figure in figures.items()},
             plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
         )
@@ -119,13 +119,6 @@ def _rate(arm: ArmResult) -> str:
         return ""
     low, high = clopper_pearson(arm.diverged, len(arm.runs))
     return f"{100 * low:.0f} to {100 * high:.0f} %"
-
-
-def _embedded(json_text: str) -> Markup:
-    """JSON that can stand in a ``script`` element whatever its strings hold."""
-    from markupsafe import Markup
-
-    return Markup(json_text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _swatch(index: int) -> dict[str, str]:

@@ -13,12 +13,12 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def decimals(comparison: Comparison) -> int:
-    """Decimal places that show the narrowest interval's half-width with two digits: 2 to 6, 4 without any."""
+    """Decimal places that show the narrowest interval's half-width with two digits: 3 to 6, 4 without any."""
     compared = [arm.compared for arm in comparison.arms if arm.compared]
     widths = [(c.high - c.low) / 2 for c in compared if c.low is not None and c.high is not None]
     if not widths or min(widths) <= 0:
         return 4
-    return min(6, max(2, 1 - math.floor(math.log10(min(widths)))))
+    return min(6, max(3, 1 - math.floor(math.log10(min(widths)))))
 
 
 def fixed(value: float | None, digits: int) -> str:

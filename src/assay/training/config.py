@@ -27,7 +27,7 @@ class TrainingConfig(Config):
 
     One of three budgets: ``tokens``, ``flops`` (forward and backward, counted on the model itself) or
     ``seconds`` (of training steps; evaluation and checkpoints don't count). ``evaluations`` are spread evenly over
-    the run, the last at its end; all but the last use the first eighth of the validation text.
+    the run, the last at its end; all but the last read an eighth of the validation text.
     """
 
     tokens: Count | None = None

@@ -21,14 +21,14 @@ def bits_per_byte(
 ) -> float:
     """Σ −log₂ p(token) / number of bytes over the validation text; NaN or ∞ if the model gives that.
 
-    With ``share`` < 1 only that part of the windows (at least one batch) is read, and its mean per target is
-    scaled to the whole text. The processes of a distributed run share the rows of each batch.
+    With ``share`` < 1 only that part of the batches is read, spread evenly over the text, and its mean per target
+    is scaled to the whole. The processes of a distributed run share the rows of each batch.
     """
     batches = list(data.evaluation(config.data.sequence_length, config.data.batch_size))
     targets_in_text = sum(int((targets != IGNORED).sum()) for _, targets in batches)
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     module.eval()
-    for inputs, targets in batches[: max(1, math.ceil(share * len(batches)))]:
+    for inputs, targets in batches[:: round(1 / share)]:
         inputs, targets = _own_rows(inputs, targets, accelerator)
         logits = module(inputs.to(accelerator.device)).flatten(0, 1).float()
         flat = targets.to(accelerator.device).flatten()

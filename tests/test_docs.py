@@ -1,0 +1,37 @@
+"""The documentation against the code that it is about."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from assay.data import DataConfig
+from assay.losses import losses
+from assay.models import ModelConfig
+from assay.models.config import heads, mixers, mlps, norms, placements, positions, residuals
+from assay.optim import optimizers, schedules
+from assay.training.config import TrainingConfig
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+@pytest.mark.parametrize("config", [ModelConfig, DataConfig, TrainingConfig])
+def test_every_field_is_documented(config: type) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert [field for field in config.model_fields if f"`{field}`" not in page] == []
+
+
+def test_every_component_is_documented() -> None:
+    pages = (ROOT / "docs" / "models.md").read_text() + (ROOT / "docs" / "configuration.md").read_text()
+    registries = (norms, placements, residuals, mixers, mlps, positions, heads, optimizers, schedules, losses)
+    assert [name for registry in registries for name in registry if f"`{name}`" not in pages] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
