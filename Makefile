@@ -8,7 +8,8 @@ PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constrain
 
 demo: $(VENV)/.runtime
 	$(BIN)/assay compare --arms baseline,seednorm,peri-ln,layernorm-scaling,gated-attention \
-	    --seeds 3 --tokens 250k --out demo
+	    --seeds 3 --tokens 250k --out demo \
+	    --set model.hidden_size=128 --set data.sequence_length=128 --set data.batch_size=4
 	@echo "Open demo/report.html in a browser."
 
 test: $(VENV)/.development

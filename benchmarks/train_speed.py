@@ -173,7 +173,9 @@ def start_compiler() -> float:
 def memory(side: str, shape: Shape, dtype: str, threads: int) -> dict[str, int]:
     """Bytes at the peak of a fresh process that does three steps, and how far that is above its imports."""
     command = [sys.executable, __file__, "--memory-of", side, "--sizes", shape.name, "--dtypes", dtype]
-    done = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True)
+    command += ["--threads", str(threads)]
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=usual)
     return json.loads(done.stdout)
 
 
@@ -208,10 +210,12 @@ def main() -> None:
     if arguments.quick:
         arguments.sizes, arguments.dtypes, arguments.rounds, arguments.group = [QUICK], ["float32"], 2, 0.02
         arguments.compile = arguments.compile_peer = False
-    options.use_threads(arguments.threads)
     if arguments.memory_of:
+        options.use_threads(arguments.threads)
         print_memory(arguments.memory_of, SHAPES[arguments.sizes[0]], arguments.dtypes[0])
         return
+    options.keep_memory()
+    options.use_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         benchmark(arguments)

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,6 @@ def write_figures(path: Path | None, benchmark: str, *, quick: bool, **figures: 
     """Keep the figures beside what they were measured on and with. Does nothing without a path."""
     if path is None:
         return
-    import transformers
-
     from assay.files import write_json
     from assay.training import environment
 
@@ -51,7 +50,7 @@ def write_figures(path: Path | None, benchmark: str, *, quick: bool, **figures: 
         "quick": quick,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": environment.hardware(),
-        "versions": {**environment.versions(), "transformers": transformers.__version__},
+        "versions": {**environment.versions(), "transformers": version("transformers")},
         **figures,
     }
     write_json(path, _plain(table))

@@ -68,6 +68,10 @@ class Registry(Generic[T]):
         self._discover()
         return sorted({*self._constructors, *self._entry_points})
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Registry[T]:
+        """A registry is one thing wherever a configuration that points to it is copied."""
+        return self
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 

@@ -19,7 +19,18 @@ def assay(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("statement", ["import assay", "import assay.cli; import assay.cli.train, assay.cli.compare"])
 def test_nothing_heavy_is_imported_before_it_is_needed(statement: str) -> None:
-    heavy = "torch transformers scipy plotly datasets ray accelerate tokenizers numpy jinja2".split()
+    heavy = [
+        "torch",
+        "transformers",
+        "scipy",
+        "plotly",
+        "datasets",
+        "ray",
+        "accelerate",
+        "tokenizers",
+        "numpy",
+        "jinja2",
+    ]
     probe = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

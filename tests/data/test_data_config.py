@@ -37,7 +37,7 @@ def test_defaults_survive_a_round_trip():
         "sequence_length": 256,
         "batch_size": 16,
         "validation": 0.05,
-        "eval_bytes": 131072,
+        "eval_bytes": 65536,
     }
     assert DataConfig.parse(DataConfig().dump()) == DataConfig()
 

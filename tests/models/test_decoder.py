@@ -250,7 +250,7 @@ class TestConfig:
 
     def test_the_learning_rate_falls_with_the_width(self):
         assert ModelConfig(depth=12).learning_rate() == pytest.approx(6e-4)
-        assert ModelConfig(depth=4).learning_rate() == pytest.approx(18e-4)
+        assert ModelConfig(depth=3).learning_rate() == pytest.approx(12e-4)
 
     def test_it_needs_a_vocabulary_and_a_length(self):
         with pytest.raises(UserError, match=r"model\.vocab_size and model\.max_length"):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from assay.errors import UserError
 from assay.optim import schedules
-from assay.optim.schedules.constant import Constant
-from assay.optim.schedules.cosine import Cosine
-from assay.optim.schedules.warmup_stable_decay import WarmupStableDecay
+from assay.optim.schedule.constant import Constant
+from assay.optim.schedule.cosine import Cosine
+from assay.optim.schedule.warmup_stable_decay import WarmupStableDecay
 
 share = st.floats(0, 1)
 progress = st.floats(0, 1, exclude_max=True)

@@ -170,7 +170,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(tiny: dict[str, Any], tmp
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, *command(tiny, tmp_path, out, "--set=training.tokens=10M")], stderr=subprocess.PIPE, text=True
+        [sys.executable, *command(tiny, tmp_path, out, "--set=training.tokens=10M")],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").stat().st_size == 0:
@@ -242,6 +244,7 @@ def test_budgets_end_when_they_are_spent(tiny: dict[str, Any], tmp_path: Path, b
 
 def test_compiled_runs_agree_with_eager_ones_and_share_a_graph(tiny: dict[str, Any], tmp_path: Path) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     for seed in (0, 1):
         train(tiny, out=tmp_path / f"eager{seed}", values={"seed": seed})
         compiled = train(tiny, out=tmp_path / f"compiled{seed}", values={"seed": seed, "training.compile": True})

@@ -1,8 +1,8 @@
 """The directory of a comparison.
 
-    spec.json          what all its runs share; a later call must agree with it
-    runs/<id>/         one directory per run, named by what the run is, so that equal runs are one
-    comparison.json    the result
+spec.json          what all its runs share; a later call must agree with it
+runs/<id>/         one directory per run, named by what the run is, so that equal runs are one
+comparison.json    the result
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ class ComparisonDirectory:
         if self.spec_path.exists():
             self._check_same(shared)
             return
-        strangers = sorted(e.name for e in self.path.iterdir() if not e.name.startswith(".")) if self.path.exists() else []
+        strangers = (
+            sorted(e.name for e in self.path.iterdir() if not e.name.startswith(".")) if self.path.exists() else []
+        )
         if strangers:
-            raise UserError(f"--out {str(self.path)!r} is not empty and holds no comparison (it has {strangers[0]!r})")
+            raise UserError(
+                f"--out {str(self.path)!r} is not empty and holds no comparison (it has {strangers[0]!r})"
+            )
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.spec_path, shared)

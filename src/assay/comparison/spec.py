@@ -1,15 +1,15 @@
 """What is compared: arms, seeds, budget, tuning, and the configuration that all arms share.
 
-    arms = ["baseline", "seednorm", "peri-ln+gated-attention", "wide"]
-    seeds = 3
-    tokens = "250k"
-    tune = { lr = [0.5, 1, 2] }
+arms = ["baseline", "seednorm", "peri-ln+gated-attention", "wide"]
+seeds = 3
+tokens = "250k"
+tune = { lr = [0.5, 1, 2] }
 
-    [run]                      # for every arm; the fields of a run's configuration
-    model.depth = 4
+[run]                      # for every arm; the fields of a run's configuration
+model.depth = 4
 
-    [patches.wide]             # an arm of your own, by dotted fields or tables
-    model.hidden_size = 512
+[patches.wide]             # an arm of your own, by dotted fields or tables
+model.hidden_size = 512
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class ComparisonSpec(Config):
     """The first arm is the one that the others are compared with."""
 
     arms: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0, lt=TUNING_SEED)]], BeforeValidator(_seed_list), Field(min_length=1)
-    ] = [0, 1, 2]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=TUNING_SEED)]], BeforeValidator(_seed_list)] = Field(
+        default=[0, 1, 2], min_length=1
+    )
     tokens: Count | None = None
     flops: Amount | None = None
     seconds: Seconds | None = None
-    tune: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    tune: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(default_factory=dict)]
     tune_seeds: Count = 1
-    run: dict[str, Any] = {}
-    patches: dict[str, dict[str, Any]] = {}
+    run: Annotated[dict[str, Any], Field(default_factory=dict)]
+    patches: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
     title: str | None = None
 
     @field_validator("arms", "seeds")

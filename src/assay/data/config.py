@@ -36,4 +36,4 @@ class DataConfig(Config):
     sequence_length: Count = 256
     batch_size: Count = 16
     validation: float = Field(0.05, gt=0, lt=0.5)
-    eval_bytes: Annotated[Count, Field(ge=4)] = 131072
+    eval_bytes: Annotated[Count, Field(ge=4)] = 65536

@@ -57,9 +57,7 @@ class Layer(nn.Module):
             layer=index,
             norm=lambda size: make_norm(config, size),
         )
-        mlp = config.mlp.at(index).build(
-            hidden_size=config.hidden_size, intermediate_size=config.intermediate_size
-        )
+        mlp = config.mlp.at(index).build(hidden_size=config.hidden_size, intermediate_size=config.intermediate_size)
         self.mixer = Sublayer(mixer, placement, config, 2 * index)
         self.mlp = Sublayer(mlp, placement, config, 2 * index + 1)
 

@@ -18,4 +18,4 @@ class Schedule(Protocol):
 
 
 optimizers: Registry[torch.optim.Optimizer] = Registry("optimizer", "assay.optim")
-schedules: Registry[Schedule] = Registry("schedule", "assay.optim.schedules")
+schedules: Registry[Schedule] = Registry("schedule", "assay.optim.schedule")

@@ -13,16 +13,16 @@ from assay.training.budget import Budget
 from assay.training.config import RunConfig
 from assay.training.objective import Objective
 
-EAGER_FLOPS = {"cpu": 40e9, "cuda": 1e14}
+EAGER_FLOPS = {"cpu": 60e9, "cuda": 1e14}
 """Sustained FLOP/s of an eager step, per core of a CPU and per GPU: the order of magnitude is what matters."""
-SAVING = 0.15
+SAVING = 0.2
 """Share of a step's time that compiling saves."""
 
 
 def repays(config: RunConfig, *, device: str, sharing: int = 1) -> bool:
     """Whether compiling pays for itself over ``sharing`` runs that use one graph after another.
 
-    The cost is taken as 10 s and 1 s per layer, the gain as ``SAVING`` of the eager time.
+    The cost is taken as 15 s and 2 s per layer, the gain as ``SAVING`` of the eager time.
     """
     if config.training.compile != "auto":
         return config.training.compile
@@ -32,7 +32,7 @@ def repays(config: RunConfig, *, device: str, sharing: int = 1) -> bool:
     else:
         workers = torch.get_num_threads() if device == "cpu" else 1
         seconds = budget.steps * budget.flops_per_step / (EAGER_FLOPS.get(device, 1e13) * workers)
-    return SAVING * seconds * sharing > 10 + config.model.depth
+    return SAVING * seconds * sharing > 15 + 2 * config.model.depth
 
 
 class Compiled:

@@ -80,8 +80,7 @@ class RunConfig(Config):
         length = self.model.max_length or 0
         if length < self.data.sequence_length and self.model.position.name == "learned":
             raise ValueError(
-                f"model.max_length={length} is shorter than "
-                f"data.sequence_length={self.data.sequence_length}"
+                f"model.max_length={length} is shorter than data.sequence_length={self.data.sequence_length}"
             )
         if "lr" not in self.optimizer.options:
             options = {**self.optimizer.options, "lr": self.model.learning_rate()}

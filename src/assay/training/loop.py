@@ -58,8 +58,9 @@ def train(
 ) -> Summary:
     """Train one run in the directory ``out`` and return how it ended.
 
-    ``config`` is a configuration, a TOML file or a table; ``values`` are dotted fields to set over it. With ``resume`` a run that is over is returned as it is, and one that was stopped goes on from its last
-    checkpoint; the weights at the end are the same as without the stop (bit for bit on a CPU). A loss that is not
+    ``config`` is a configuration, a TOML file or a table; ``values`` are dotted fields to set over it. With
+    ``resume`` a run that is over is returned as it is, and one that was stopped goes on from its last checkpoint; the
+    weights at the end are the same as without the stop (bit for bit on a CPU). A loss that is not
     finite ends the run as *diverged*. Ctrl-C, or ``stop`` once it is set, saves and raises ``Interrupted``.
     ``sharing`` is the number of like runs that this process will do one after another, over which the cost of
     compiling is spread.
@@ -168,13 +169,13 @@ class _Run:
 
     def _train_step(self) -> None:
         start = time.perf_counter()
-        config = self.config
+        config, optimizer = self.config, self.optimizer.optimizer
         factor = self.schedule(self.budget.progress(self.step, self.seconds))
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         loss, norm = self._backward(self._batch())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if self.accelerator.device.type != "cpu" and config.training.seconds is not None:
             torch.accelerator.synchronize()
         self.step += 1
@@ -193,7 +194,9 @@ class _Run:
     def _batch(self) -> Tensor:
         """This process's rows of the step's global batch; the step's random numbers start here."""
         config, accelerator = self.config, self.accelerator
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 1009 + accelerator.process_index)
+        on_cpu = accelerator.device.type == "cpu"
+        reseed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+        reseed((config.seed * 1_000_003 + self.step) * 1009 + accelerator.process_index)
         rows = self.data.batch(
             self.step,
             seed=config.seed,
@@ -270,9 +273,7 @@ class _Run:
             seconds=self.seconds,
             metrics_size=self.directory.append([]) if main else 0,
         )
-        checkpoint.save(
-            self.directory.checkpoint_path, self.module, self.optimizer.optimizer, state, write=main
-        )
+        checkpoint.save(self.directory.checkpoint_path, self.module, self.optimizer.optimizer, state, write=main)
 
     def _agree(self, wish: bool) -> bool:
         """Whether any process wishes so; all get the same answer."""

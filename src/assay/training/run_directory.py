@@ -152,6 +152,4 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except ValueError:
-        raise UserError(
-            f"{path} is damaged: it is not JSON; delete the run's directory and start again"
-        ) from None
+        raise UserError(f"{path} is damaged: it is not JSON; delete the run's directory and start again") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assay.optim.registries import schedules
-from assay.optim.schedules import check_share, warm_up
+from assay.optim.schedule import check_share, warm_up
 
 
 @schedules.register("constant")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from assay.errors import UserError
 from assay.optim.registries import schedules
-from assay.optim.schedules import check_share, warm_up
+from assay.optim.schedule import check_share, warm_up
 
 
 @schedules.register("warmup-stable-decay")
