@@ -40,13 +40,13 @@ class TestRepays:
     @pytest.mark.parametrize("device", ["cpu", "cuda", "other"])
     def test_a_run_of_seconds_repays_from_its_threshold_on(self, device: str) -> None:
         """SAVING of its time is more than 10 s and 1 s a layer."""
-        threshold = (10 + 2) / SAVING
+        threshold = (15 + 2 * 2) / SAVING
         for factor, expected in ((0.999, False), (1.001, True)):
             table = assign(TINY, {"training": {"seconds": factor * threshold}})
             assert repays(RunConfig.parse(table), device=device) is expected
 
     def test_runs_that_share_a_graph_share_its_cost(self) -> None:
-        table = assign(TINY, {"training": {"seconds": 1.001 * (10 + 2) / SAVING / 4}})
+        table = assign(TINY, {"training": {"seconds": 1.001 * (15 + 2 * 2) / SAVING / 4}})
         sharing = [repays(RunConfig.parse(table), device="cpu", sharing=n) for n in (1, 3, 4, 8)]
         assert sharing == [False, False, True, True]
 
@@ -54,13 +54,13 @@ class TestRepays:
     def test_tokens_count_by_their_flops_and_the_cores(self, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         price = Budget.of(config()).flops_per_step
-        steps = (10 + 2) / SAVING * EAGER_FLOPS["cpu"] * threads / price
+        steps = (15 + 2 * 2) / SAVING * EAGER_FLOPS["cpu"] * threads / price
         assert not repays(config(training__tokens=24 * int(0.99 * steps)), device="cpu")
         assert repays(config(training__tokens=24 * int(1.01 * steps)), device="cpu")
 
     def test_a_gpu_does_more_in_its_time(self) -> None:
         price = Budget.of(config()).flops_per_step
-        tokens = 24 * int(1.01 * (10 + 2) / SAVING * EAGER_FLOPS["cuda"] / price)
+        tokens = 24 * int(1.01 * (15 + 2 * 2) / SAVING * EAGER_FLOPS["cuda"] / price)
         assert repays(config(training__tokens=tokens), device="cuda")
         assert not repays(config(training__tokens=tokens // 2), device="cuda")
         assert repays(config(training__tokens=tokens // 2), device="cpu")

@@ -327,3 +327,10 @@ class TestDirectory:
         train(tiny, out=tmp_path / "run", resume=True)
         train(tiny, out=tmp_path / "whole")
         assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_run_goes_on_compiled_or_not_as_it_began(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny, out=tmp_path / "run", stop=After(3))
+    resumed = train(tiny, out=tmp_path / "run", values={"training.compile": True}, resume=True)
+    assert not resumed.compiled

@@ -82,6 +82,7 @@ def train(
     finished = directory.summary()
     if finished is not None:
         return finished
+    config = directory.as_begun(config)
     run = _Run(config, directory, data, budget, accelerator, sharing)
     shown = progress and accelerator.is_main_process
     with ProgressBar(directory.path.name, shown=shown) as bar, _interruptions(stop) as stopped:
@@ -228,8 +229,10 @@ class _Run:
         """Write the rows that wait, with their numbers fetched from the device at once."""
         if not self.rows:
             return
+        start = time.perf_counter()
         losses = torch.stack([row["loss"] for row in self.rows])
         losses = self.accelerator.reduce(losses, reduction="mean").tolist()
+        self.seconds += time.perf_counter() - start
         for row, loss in zip(self.rows, losses, strict=True):
             norm = row.pop("grad_norm")
             row["loss"] = loss if math.isfinite(loss) else None

@@ -80,6 +80,11 @@ class RunDirectory:
     def config(self) -> RunConfig:
         return RunConfig.parse(_read_json(self.config_path))
 
+    def as_begun(self, config: RunConfig) -> RunConfig:
+        """``config``, compiled or not as the run was begun, because that decides the last bits of its numbers."""
+        begun = self.config().training.compile
+        return config.model_copy(update={"training": config.training.model_copy(update={"compile": begun})})
+
     def summary(self) -> Summary | None:
         """None while the run is not over."""
         if not self.summary_path.exists():
