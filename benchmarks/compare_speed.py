@@ -4,7 +4,7 @@ Two arms with four seeds each, from the start of the process to its end, with th
 The Trainer's eight runs are done in one process: Llama in the shape of assay's baseline (for both arms: Trainer has
 no peri-ln), the same token files, tokens, batches, sequence length, learning rate and optimizer (adamw_torch_fused),
 one evaluation of the same validation text and one saved model for each run, logging off. assay does what it does
-unless told otherwise: eight evaluations, checkpoints, statistics, a report, and as many workers as there are cores.
+unless told otherwise: five evaluations, checkpoints, statistics, a report, and as many workers as there are cores.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class TrainingConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     micro_batch_size: Count | None = None
-    evaluations: Count = 8
+    evaluations: Count = 5
 
     compile: bool | Literal["auto"] = "auto"
     sharding: Literal["none", "fsdp"] = "none"
