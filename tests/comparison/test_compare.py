@@ -172,17 +172,23 @@ def test_a_specification_file_says_it_all(tiny: dict[str, Any], tmp_path: Path, 
     }
 
 
-def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def started(tiny: dict[str, Any], out: Path, tokens: str) -> tuple[subprocess.Popen[str], list[str]]:
+    """A comparison of four runs in two workers, of which one at least has begun to train; and its command."""
     sets = [f"--set={field}={value}" for field, value in tiny["values"].items()]
     command = ["-m", "assay", "compare", "--arms=baseline,seednorm", "--seeds=2", "--jobs=2", "--quiet"]
-    arguments = [sys.executable, *command, "--tokens=100k", f"--out={out}", *sets]
+    arguments = [sys.executable, *command, f"--tokens={tokens}", f"--out={out}", *sets]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
+    return process, arguments
+
+
+def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(tiny: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process, arguments = started(tiny, out, tokens="100k")
     os.killpg(process.pid, signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -298,14 +304,7 @@ class TestWorkers:
 
 def test_a_dead_worker_is_a_failure_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    sets = [f"--set={field}={value}" for field, value in tiny["values"].items()]
-    command = ["-m", "assay", "compare", "--arms=baseline,seednorm", "--seeds=2", "--jobs=2", "--quiet"]
-    arguments = [sys.executable, *command, "--tokens=10M", f"--out={out}", *sets]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 90
-    while not any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    process, _ = started(tiny, out, tokens="10M")
     import psutil
 
     workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]

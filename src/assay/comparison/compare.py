@@ -22,6 +22,7 @@ from assay.config import assign, flatten, read_toml
 from assay.data.windows import TokenData, prepare
 from assay.errors import UserError
 from assay.training import environment
+from assay.training.budget import Budget
 from assay.training.compilation import repays
 from assay.training.config import RunConfig
 
@@ -65,8 +66,7 @@ def compare(
         "tune": {field: list(tried) for field, tried in tune.items()} if tune is not None else None,
     }
     spec = _spec(spec, given, values or {})
-    if runner not in runners:
-        runners[runner]
+    runners[runner]  # raises for an unknown name, before anything else is done
     plan = _Plan(spec, ComparisonDirectory(out))
     pending = plan.runs_left()
     processes, threads = workers.choose(plan.planned[0].config, max(1, pending), jobs)
@@ -104,8 +104,6 @@ class _Plan:
         self.planned = self.final({})
 
     def _check(self, arm: Arm, config: RunConfig) -> None:
-        from assay.training.budget import Budget
-
         data = self.data(config)
         data.windows(config.data.sequence_length)
         Budget.of(config.with_vocabulary(data.vocab_size))

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from assay.catalog.techniques import Arm, parse_arm
-from assay.config import Config, assign, flatten
+from assay.config import Config, assign, flatten, parse_assignment
 from assay.errors import UserError
 from assay.quantities import Amount, Count, Seconds
 from assay.training.config import RunConfig
@@ -108,8 +108,6 @@ class ComparisonSpec(Config):
 
 def parse_tune(texts: Iterable[str]) -> dict[str, list[Any]]:
     """``["lr=0.5,1,2"]`` as ``{"lr": [0.5, 1, 2]}``. Raises ``UserError`` for anything of another form."""
-    from assay.config import parse_assignment
-
     found: dict[str, list[Any]] = {}
     for text in texts:
         field, _, values = text.partition("=")

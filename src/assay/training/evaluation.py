@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from assay.data.windows import TokenData
+from assay.data.windows import TokenData, bits_per_byte
 from assay.training.config import RunConfig
 
 IGNORED = -100
 
 
 @torch.no_grad()
-def bits_per_byte(
+def evaluate(
     module: nn.Module, data: TokenData, config: RunConfig, accelerator: Accelerator, *, share: float = 1.0
 ) -> float:
     """Σ −log₂ p(token) / number of bytes over the validation text; NaN or ∞ if the model gives that.
@@ -36,7 +34,7 @@ def bits_per_byte(
         total += torch.stack([nats.double(), (flat != IGNORED).sum().double()])
     module.train()
     nats_sum, counted = accelerator.reduce(total, reduction="sum").tolist()
-    return nats_sum / counted * targets_in_text / (math.log(2) * data.eval_bytes)
+    return bits_per_byte(nats_sum / counted * targets_in_text, data.eval_bytes)
 
 
 def _own_rows(inputs: Tensor, targets: Tensor, accelerator: Accelerator) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from assay.training import checkpoint, environment
 from assay.training.budget import Budget
 from assay.training.compilation import compiled_objectives, repays
 from assay.training.config import RunConfig, read_run_config
-from assay.training.evaluation import bits_per_byte
+from assay.training.evaluation import evaluate
 from assay.training.objective import Objective
 from assay.training.progress import ProgressBar
 from assay.training.run_directory import RunDirectory, Summary
@@ -253,7 +253,7 @@ class _Run:
         self.rows = []
 
     def _evaluate(self, *, share: float) -> float | None:
-        value = bits_per_byte(self.module, self.data, self.config, self.accelerator, share=share)
+        value = evaluate(self.module, self.data, self.config, self.accelerator, share=share)
         if not math.isfinite(value):
             self.diverged_at = self.step
             return None

@@ -9,7 +9,6 @@ summary.json     how the run ended, written last: a run that has one is over
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -135,10 +134,6 @@ class RunDirectory:
                     f"{self.metrics_path} is damaged at line {number}; delete the run's directory and run it again"
                 )
             yield row
-
-    def clear(self) -> None:
-        """Delete the run."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def _check_same(self, config: RunConfig) -> None:
         old, new = flatten(_read_json(self.config_path)), flatten(config.dump())
