@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -92,7 +93,7 @@ def collect(done: Job) -> tuple[int, float | None]:
 
     directory = RunDirectory(done.directory)
     summary = directory.summary()
-    directory.clear()
+    shutil.rmtree(directory.path)
     assert summary is not None
     return summary.seed, summary.bits_per_byte
 
