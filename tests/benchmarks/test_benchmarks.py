@@ -17,6 +17,7 @@ SAID = {
     "train_speed": ["assay / transformers", "tokens/s", "matmul peak", "Peak memory"],
     "compare_speed": ["Trainer / assay:", "seconds"],
     "compare_overhead": ["overhead in percent", "The first comparison of a process"],
+    "kernels": ["Fused kernels"],
     "false_positives": ["Equal arms: stated to err in 5% or less", "in theory", "95 % interval"],
 }
 Started = dict[str, tuple[subprocess.Popen[str], Path]]
@@ -56,6 +57,18 @@ def test_a_quick_run_prints_its_table_and_writes_its_figures(started: Started, n
     assert figures["quick"] is True
     assert {"hardware", "versions", "created"} <= figures.keys()
     assert {"torch", "transformers"} <= figures["versions"].keys()
+
+
+def test_kernels_are_measured_in_the_interpreter_if_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    command = [sys.executable, str(FOLDER / "kernels.py"), "--quick", "--json", str(tmp_path / "kernels.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    results = json.loads((tmp_path / "kernels.json").read_text())["results"]
+    assert {result["function"] for result in results} > {"rms_norm", "seednorm", "gate by heads"}
+    for result in results:
+        assert result["relative_difference"] < 0.02
+        assert result["speed_over"]["plain"]["low"] > 0
 
 
 class TestTheorems:
