@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, one per file.
+"""Optimizers, learning-rate schedules and constraints, one per file.
 
 An optimizer is constructed with ``(groups, lr)``: parameter groups as ``parameter_groups`` makes them, and the
 learning rate that suits the network's width. It may be any ``torch.optim.Optimizer``.
@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from assay.optim.groups import ParameterGroup, parameter_groups
-from assay.optim.registries import Schedule, optimizers, schedules
+from assay.optim.registries import Constraint, Schedule, constraints, optimizers, schedules
 from assay.slots import Component
 
 __all__ = [
+    "Constraint",
     "ParameterGroup",
     "Schedule",
     "build_optimizer",
+    "constraints",
     "optimizers",
     "parameter_groups",
     "schedules",

@@ -1,4 +1,4 @@
-"""Where optimizers and schedules are registered."""
+"""Where optimizers, schedules and constraints are registered."""
 
 from __future__ import annotations
 
@@ -17,5 +17,14 @@ class Schedule(Protocol):
         ...
 
 
+class Constraint(Protocol):
+    """What the parameters of a network are held to."""
+
+    def __call__(self, step: int, lr: float) -> None:
+        """Change them in place, after step ``step`` (from 1) of the optimizer at learning rate ``lr``."""
+        ...
+
+
 optimizers: Registry[torch.optim.Optimizer] = Registry("optimizer", "assay.optim")
 schedules: Registry[Schedule] = Registry("schedule", "assay.optim.schedule")
+constraints: Registry[Constraint] = Registry("constraint", "assay.optim.constraint")

@@ -149,6 +149,12 @@ def test_gain_preconditions_the_effective_matrix() -> None:
     assert (conserved() - kept).abs().max() < 1e-8
 
 
+def test_without_gain() -> None:
+    norm, x = norms.build("rms-norm", {"gain": False, "eps": 0.5}, hidden_size=7), draw(3, 7, dtype=torch.float32)
+    assert not list(norm.parameters())
+    assert torch.equal(norm(x), RMSNorm(7, eps=0.5)(x))
+
+
 def test_name_and_start() -> None:
     norm = norms.build("rms-norm", hidden_size=5)
     assert isinstance(norm, RMSNorm)

@@ -13,6 +13,8 @@ from assay.errors import UserError
 from assay.nn.norm import norms
 from assay.nn.norm.rms_norm import RMSNorm
 from assay.nn.norm.seednorm import SeeDNorm
+from assay.optim import build_optimizer, optimizers
+from assay.slots import Component
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -185,6 +187,29 @@ def test_low_precision_is_the_float32_result_rounded(dtype: torch.dtype, num_hea
 def test_heads_must_divide_the_features(num_heads: int) -> None:
     with pytest.raises(UserError, match=rf"num_heads={num_heads} does not divide 6"):
         norms.build("seednorm", {"num_heads": num_heads}, hidden_size=6)
+
+
+def test_alpha_starts_where_it_is_told_and_never_at_zero() -> None:
+    norm, x = norms.build("seednorm", {"alpha": 10}, hidden_size=4), draw(3, 4, dtype=torch.float32)
+    assert torch.equal(norm.alpha, torch.full((4,), 10.0))
+    assert torch.equal(norms.build("seednorm", hidden_size=4).alpha, torch.ones(4))
+    assert torch.equal(norm(x), RMSNorm(4)(x))
+    for start in (0, -1.0):
+        with pytest.raises(UserError, match=rf"option alpha={start}"):
+            norms.build("seednorm", {"alpha": start}, hidden_size=4)
+
+
+def test_without_a_gradient_alpha_decays_and_gamma_stays() -> None:
+    norm = make(torch.ones(4), torch.full((4,), 2.0), torch.full((4,), 3.0))
+    options = {"name": "adamw", "lr": 0.1, "weight_decay": 0.5}
+    optimizer = build_optimizer(Component.parse(optimizers, options), norm, lr=0.0)
+    for _ in range(3):
+        for parameter in norm.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    torch.testing.assert_close(norm.alpha.detach(), torch.full((4,), 2 * 0.95**3))
+    torch.testing.assert_close(norm.beta.detach(), torch.full((4,), 3 * 0.95**3))
+    assert torch.equal(norm.weight, torch.ones(4))
 
 
 def test_weight_decay_reaches_alpha_and_beta_but_not_gamma() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
 
 from assay.models import Decoder
 from assay.models.decoder import Sublayer
@@ -99,6 +100,36 @@ def test_the_factor_folds_into_the_gain(decoder: Callable[..., Decoder], ids: Te
     folded.square().sum().backward()
     for half, other in zip(halves(scaled), halves(pre), strict=True):
         torch.testing.assert_close(half.input_norm.weight.grad, half.input_scale * other.input_norm.weight.grad)
+
+
+def test_is_llama_with_the_gains_of_layer_l_divided_by_root_l(decoder: Callable[..., Decoder], ids: Tensor) -> None:
+    model = decoder("layernorm-scaling", depth=4, intermediate_size=20, position="rotary")
+    config = LlamaConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_attention_heads=2,
+        intermediate_size=20,
+        num_hidden_layers=4,
+        rms_norm_eps=1e-6,
+        attn_implementation="eager",
+    )
+    llama = LlamaModel(config).double()
+    llama.embed_tokens.load_state_dict(model.embedding.state_dict())
+    llama.norm.load_state_dict(model.final_norm.state_dict())
+    for number, (ours, theirs) in enumerate(zip(model.layers, llama.layers, strict=True), start=1):
+        for other, mine in (
+            (theirs.self_attn.q_proj, ours.mixer.branch.query),
+            (theirs.self_attn.k_proj, ours.mixer.branch.key),
+            (theirs.self_attn.v_proj, ours.mixer.branch.value),
+            (theirs.self_attn.o_proj, ours.mixer.branch.output),
+            (theirs.mlp.gate_proj, ours.mlp.branch.gate),
+            (theirs.mlp.up_proj, ours.mlp.branch.up),
+            (theirs.mlp.down_proj, ours.mlp.branch.down),
+        ):
+            other.load_state_dict(mine.state_dict())
+        for norm, half in ((theirs.input_layernorm, ours.mixer), (theirs.post_attention_layernorm, ours.mlp)):
+            norm.weight.data.copy_(half.input_norm.weight / number**0.5)
+    torch.testing.assert_close(model.hidden(ids), llama(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,21 @@ def test_share_one_is_post_ln_and_one_more_norm(decoder: Callable[..., Decoder],
     x = post.hidden(ids)
     normed = gain * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     torch.testing.assert_close(mixed.hidden(ids), normed)
+
+
+def test_is_torchs_layers_with_the_norm_last_then_first(
+    decoder: Callable[..., Decoder],
+    torch_layer: Callable[..., nn.TransformerEncoderLayer],
+    torch_like: dict[str, Any],
+    ids: Tensor,
+) -> None:
+    model = decoder({"name": "mix-ln", "post_share": 0.5}, depth=4, **torch_like)
+    mask = nn.Transformer.generate_square_subsequent_mask(5, dtype=torch.float64)
+    x = model.embedding(ids)
+    for index, layer in enumerate(model.layers):
+        x = torch_layer(layer, index >= 2)(x, src_mask=mask)
+    expected = nn.functional.layer_norm(x, (8,), model.final_norm.weight, model.final_norm.bias)
+    torch.testing.assert_close(model.hidden(ids), expected, rtol=1e-9, atol=1e-11)
 
 
 def test_no_norm_at_the_switch(
