@@ -54,6 +54,13 @@ def test_depth_keeps_the_sum_of_orthonormal_branches_at_length_one(count: int) -
     torch.testing.assert_close(total, torch.full((count,), count**-0.5))
 
 
+@pytest.mark.parametrize("count", [1, 4, 24])
+def test_inverse_depth_is_the_mean_of_the_branches(count: int) -> None:
+    stream = residuals.build("scaled", {"branch": "inverse-depth"}, hidden_size=3, num_sublayers=count)
+    branches = draw(count, 2, 3)
+    torch.testing.assert_close(run(stream, torch.zeros(2, 3, dtype=torch.float64), list(branches)), branches.mean(0))
+
+
 def test_learned_starts_at_the_constant_and_each_sublayer_has_its_own_gain() -> None:
     constant = ScaledResidual(3, 4)
     learned = residuals.build("scaled", {"learned": True}, hidden_size=3, num_sublayers=4).double()

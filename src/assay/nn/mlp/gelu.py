@@ -16,6 +16,7 @@ class GELU(nn.Module):
     """``approximate="tanh"`` is the form of GPT-2; ``"none"`` the exact one."""
 
     expansion = 4.0
+    input_maps = ("up",)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from assay.nn.mlp import mlps
 @mlps.register("relu2")
 class ReLU2(nn.Module):
     expansion = 4.0
+    input_maps = ("up",)
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from assay.nn.mlp import mlps
 @mlps.register("swiglu")
 class SwiGLU(nn.Module):
     expansion = 8 / 3
+    input_maps = ("gate", "up")
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
         super().__init__()

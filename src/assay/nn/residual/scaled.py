@@ -2,8 +2,9 @@
 
     x ← a · x + b · F(x)
 
-``branch`` b may be ``"depth"``: 1/√(number of sublayers), which keeps the variance of a sum of independent
-branches at the size of one. ``learned`` makes b a trained vector, started at that constant, as in ReZero and
+``branch`` b may be ``"depth"``: 1/√n for n sublayers, which keeps the variance of a sum of independent branches at
+the size of one, or ``"inverse-depth"``: 1/n, which does so for branches that agree (Dherin, Munn, 2025,
+arXiv:2510.03470). ``learned`` makes b a trained vector, started at that constant, as in ReZero and
 LayerScale (Bachlechner et al., 2020, arXiv:2003.04887; Touvron et al., 2021, arXiv:2103.17239).
 """
 
@@ -26,12 +27,13 @@ class ScaledResidual(ResidualStream):
         num_sublayers: int,
         *,
         skip: float = 1.0,
-        branch: float | Literal["depth"] = "depth",
+        branch: float | Literal["depth", "inverse-depth"] = "depth",
         learned: bool = False,
     ) -> None:
         super().__init__()
         self.skip = skip
-        self.branch = num_sublayers**-0.5 if branch == "depth" else float(branch)
+        rules = {"depth": num_sublayers**-0.5, "inverse-depth": 1 / num_sublayers}
+        self.branch = rules[branch] if isinstance(branch, str) else float(branch)
         start = torch.full((hidden_size,), self.branch)
         self.gains = nn.ParameterList(start.clone() for _ in range(num_sublayers)) if learned else None
 
