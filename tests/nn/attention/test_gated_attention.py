@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -256,6 +257,125 @@ def test_gates_follow_the_bias_of_the_queries_and_have_no_norm() -> None:
         "query_norm",
         "key_norm",
     }
+
+
+def reference(mixer: GatedAttention, x: Tensor, position: str, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    """Attention with keys and values written out per query head, and ``gate`` applied at one place.
+
+    ``gate`` takes [batch, time, heads, dim]; the layer's output is one head.
+    """
+
+    def at(place: str, y: Tensor) -> Tensor:
+        return gate(y) if place == position else y
+
+    heads, shared = mixer.query.out_features // DIM, mixer.key.out_features // DIM
+    query = at("query", mixer.query(x).unflatten(-1, (heads, DIM)))
+    key = at("key", mixer.key(x).unflatten(-1, (shared, DIM)))
+    value = at("value", mixer.value(x).unflatten(-1, (shared, DIM)))
+    group = torch.arange(heads) // (heads // shared)
+    score = torch.einsum("bihd,bjhd->bhij", query, key[:, :, group]) / DIM**0.5
+    later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+    weights = score.masked_fill(later, -torch.inf).softmax(-1)
+    mixed = at("attention", torch.einsum("bhij,bjhd->bihd", weights, value[:, :, group]))
+    return at("output", mixer.output(mixed.flatten(2))[:, :, None]).flatten(2)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": lambda z: 1 / (1 + (-z).exp()),
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "ns-sigmoid": lambda z: (1 + 1 / (1 + (-z).exp())) / 2,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    position=st.sampled_from(["attention", "value", "key", "query", "output"]),
+    granularity=st.sampled_from(GRANULARITIES),
+    shared=st.booleans(),
+    activation=st.sampled_from(list(FUNCTIONS)),
+    form=st.sampled_from(["multiplicative", "additive"]),
+    sizes=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    seed=st.integers(0, 2**31),
+)
+def test_every_position_granularity_and_form_is_its_definition(
+    position: str, granularity: str, shared: bool, activation: str, form: str, sizes: tuple[int, int], seed: int
+) -> None:
+    if position == "output":
+        granularity, shared = "elementwise", False
+    options = {"position": position, "shared": shared, "activation": activation, "form": form}
+    mixer, x = make(granularity, *sizes, seed, **options), draw(2, 5, HIDDEN, seed=seed)
+    matrix = mixer.gate_projection.weight
+
+    def gate(y: Tensor) -> Tensor:
+        heads, size = y.shape[2:]
+        rows = matrix.view(1 if shared else heads, -1, HIDDEN).expand(heads, -1, -1).expand(-1, size, -1)
+        gates = FUNCTIONS[activation](torch.einsum("bti,hdi->bthd", x, rows))
+        return y * gates if form == "multiplicative" else y + gates
+
+    expected = reference(mixer, x, position, gate)
+    torch.testing.assert_close(mixer(x, Positions()), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("activation", "form", "scale", "shift"),
+    [
+        ("sigmoid", "multiplicative", 0.5, 0.0),
+        ("ns-sigmoid", "multiplicative", 0.75, 0.0),
+        ("silu", "multiplicative", 0.0, 0.0),
+        ("sigmoid", "additive", 1.0, 0.5),
+        ("silu", "additive", 1.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("position", ["attention", "value", "output"])
+def test_what_zero_weights_make_of_the_attention(
+    position: str, activation: str, form: str, scale: float, shift: float
+) -> None:
+    """A constant on each value is one on their mixture, as softmax weights sum to one."""
+    mixer, x = make(position=position, activation=activation, form=form), draw(2, 5, HIDDEN)
+    mixer.gate_projection.weight.data.zero_()
+    shifted = shift if position == "output" else shift * mixer.output.weight.sum(-1)
+    expected = scale * ungated(mixer)(x, Positions()) + shifted
+    torch.testing.assert_close(mixer(x, Positions()), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("position", ["key", "query"])
+def test_zero_weights_on_keys_or_queries_halve_the_scores(position: str) -> None:
+    mixer, x = make(position=position), draw(2, 5, HIDDEN)
+    mixer.gate_projection.weight.data.zero_()
+    plain = ungated(mixer)
+    plain.query.weight.data /= 2
+    torch.testing.assert_close(mixer(x, Positions()), plain(x, Positions()), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("position", ["key", "query"])
+def test_gates_stand_before_the_norms_of_queries_and_keys(position: str) -> None:
+    """A norm takes away what multiplies a whole head."""
+    mixer, x = make("headwise", position=position, qk_norm=True), draw(2, 5, HIDDEN)
+    mixer.gate_projection.weight.data /= 10
+    expected = ungated(mixer, qk_norm=True)(x, Positions())
+    torch.testing.assert_close(mixer(x, Positions()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_on_the_values_belongs_to_the_token_that_is_attended_to() -> None:
+    """Closing it takes that token's value away from all queries; on the attention's result, one query loses all."""
+    x = draw(1, 5, HIDDEN)
+    for position, silent in [("value", 3), ("attention", 3)]:
+        mixer = make("headwise", 2, 2, position=position)
+        mixer.gate_projection.weight.data[:] = -1e5 * x[0, silent]
+        plain, y = ungated(mixer), mixer(x, Positions())
+        if position == "attention":
+            assert not y[0, silent].any()
+        else:
+            assert y[0, silent].any()
+            value = mixer.project(x, Positions())[2]
+            assert not value[0, :, silent].any()
+            assert plain.project(x, Positions())[2][0, :, silent].all()
+
+
+@pytest.mark.parametrize("options", [{"granularity": "headwise"}, {"shared": True}])
+def test_the_output_has_no_heads(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="no heads; with position='output'"):
+        make(position="output", **options)
 
 
 def test_unknown_granularity() -> None:

@@ -1,28 +1,43 @@
-"""Gated attention: each head's result is multiplied by a sigmoid of the layer's input.
+"""Gated attention: what attention computes at one place is multiplied by a gate, a function of the layer's input.
 
-    O_h ← O_h ⊙ σ(x W_g)_h,    y = concat(O_1 .. O_H) W_O
+    Y ← Y ⊙ σ(X W_g)
 
-``granularity`` "elementwise" has one gate per feature of a head, "headwise" one per head. The gate belongs to
-the querying token, sees the same (normed) input as the queries, and has no rotation. Drawn like every other
-weight, gates start near ½.
+``position`` "attention" is the heads' results before the output projection, which the paper found to be the best
+(its G1); "value" (G2), "key" (G3) and "query" (G4) are those projections, before norms and rotation; "output" (G5)
+is the layer's output. The gate of a token sees the same (normed) input as its query. Drawn like every other weight,
+sigmoid gates start near ½.
 
-Qiu et al., 2025, arXiv:2505.06708 (position G1, multiplicative, head-specific).
+    granularity   "elementwise": a gate per feature of a head; "headwise": one per head
+    shared        all heads have the same gates
+    activation    "sigmoid"; "silu"; "ns-sigmoid", which cannot close: ½ + ½ σ(z)
+    form          "multiplicative"; "additive": Y ← Y + σ(X W_g)
+
+Qiu et al., 2025, arXiv:2505.06708.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from assay.nn.attention.softmax import SoftmaxAttention
+from assay.errors import UserError
+from assay.nn.attention.softmax import Place, SoftmaxAttention
+from assay.nn.kernels import fused
 from assay.nn.mixer import mixers
 from assay.nn.norm import NormFactory
 
 
 @mixers.register("gated-attention")
 class GatedAttention(SoftmaxAttention):
+    """Raises ``UserError`` for gates by head, or shared by heads, at the layer's output, which has no heads."""
+
+    input_maps = (*SoftmaxAttention.input_maps, "gate_projection")
+
     def __init__(
         self,
         hidden_size: int,
@@ -32,7 +47,11 @@ class GatedAttention(SoftmaxAttention):
         layer: int,
         norm: NormFactory,
         *,
+        position: Place = "attention",
         granularity: Literal["elementwise", "headwise"] = "elementwise",
+        shared: bool = False,
+        activation: Literal["sigmoid", "silu", "ns-sigmoid"] = "sigmoid",
+        form: Literal["multiplicative", "additive"] = "multiplicative",
         qkv_bias: bool = False,
         output_bias: bool = False,
         qk_norm: bool = False,
@@ -48,10 +67,43 @@ class GatedAttention(SoftmaxAttention):
             output_bias=output_bias,
             qk_norm=qk_norm,
         )
-        self.gates_per_head = head_dim if granularity == "elementwise" else 1
-        self.gate_projection = nn.Linear(hidden_size, num_heads * self.gates_per_head, bias=qkv_bias)
+        if position == "output" and (shared or granularity == "headwise"):
+            raise UserError(
+                "gated-attention: the layer's output has no heads; with position='output' leave granularity "
+                "'elementwise' and shared false"
+            )
+        self.position, self.activation, self.form = position, activation, form
+        heads = {"key": num_kv_heads, "value": num_kv_heads, "output": 1}.get(position, num_heads)
+        self.size = hidden_size if position == "output" else head_dim
+        self.gates_per_head = self.size if granularity == "elementwise" else 1
+        self.gate_projection = nn.Linear(hidden_size, (1 if shared else heads) * self.gates_per_head, bias=qkv_bias)
 
     def gate(
-        self, mixed: Float[Tensor, "batch time heads dim"], x: Float[Tensor, "batch time hidden"]
-    ) -> Float[Tensor, "batch time heads dim"]:
-        return mixed * self.gate_projection(x).unflatten(-1, (-1, self.gates_per_head)).sigmoid()
+        self, place: Place, y: Float[Tensor, "batch time features"], x: Float[Tensor, "batch time hidden"]
+    ) -> Float[Tensor, "batch time features"]:
+        if place != self.position:
+            return y
+        heads = y.unflatten(-1, (-1, self.size))
+        z = self.gate_projection(x).unflatten(-1, (-1, self.gates_per_head))
+        if (self.activation, self.form) == ("sigmoid", "multiplicative"):
+            return sigmoid_gate(heads, z).flatten(-2)
+        gates = ACTIVATIONS[self.activation](z)
+        return (heads + gates if self.form == "additive" else heads * gates).flatten(-2)
+
+
+@fused
+def sigmoid_gate(y: Float[Tensor, "*batch size"], z: Float[Tensor, "*#batch gates"]) -> Float[Tensor, "*batch size"]:
+    """y ⊙ σ(z), with a gate for each of ``size`` features or one for all of them."""
+    return y * z.sigmoid()
+
+
+def ns_sigmoid(z: Tensor) -> Tensor:
+    """½ + ½ σ(z): a gate that cannot close."""
+    return 0.5 + 0.5 * z.sigmoid()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "ns-sigmoid": ns_sigmoid,
+}

@@ -9,18 +9,26 @@ queries and keys: Henry et al., 2020, arXiv:2010.04245.
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from assay.nn.mixer import Cache, mixers
 from assay.nn.norm import NormFactory
 from assay.nn.position import Positions
 
+Place = Literal["query", "key", "value", "attention", "output"]
+"""Of what is computed on the way: the projections, the heads' results side by side, and the layer's output."""
+
 
 @mixers.register("softmax")
 class SoftmaxAttention(nn.Module):
     """Biases on the projections and norms on queries and keys are off by default."""
+
+    input_maps: tuple[str, ...] = ("query", "key", "value")
 
     def __init__(
         self,
@@ -49,20 +57,23 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch time hidden"], positions: Positions, cache: Cache | None = None
     ) -> Float[Tensor, "batch time hidden"]:
-        query = self.heads(self.query(x), self.query_norm, positions)
-        key = self.heads(self.key(x), self.key_norm, positions)
-        value = self.heads(self.value(x))
+        query, key, value = self.project(x, positions)
         if cache is not None:
             key, value = cache.update(key, value, self.layer)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=positions.mask,
-            is_causal=positions.mask is None,
-            enable_gqa=self.grouped,
-        )
-        return self.output(self.gate(mixed.transpose(1, 2), x).flatten(2))
+        mixed = self.mix(x, query, key, value, positions.mask)
+        return self.gate("output", self.output(self.gate("attention", mixed.transpose(1, 2).flatten(2), x)), x)
+
+    def project(
+        self, x: Float[Tensor, "batch time hidden"], positions: Positions
+    ) -> tuple[
+        Float[Tensor, "batch heads time dim"],
+        Float[Tensor, "batch kv_heads time dim"],
+        Float[Tensor, "batch kv_heads time dim"],
+    ]:
+        """Queries, keys and values of new tokens, normed and rotated where that is asked for."""
+        query = self.heads(self.gate("query", self.query(x), x), self.query_norm, positions)
+        key = self.heads(self.gate("key", self.key(x), x), self.key_norm, positions)
+        return query, key, self.heads(self.gate("value", self.value(x), x))
 
     def heads(
         self,
@@ -77,8 +88,53 @@ class SoftmaxAttention(nn.Module):
         cut = cut.transpose(1, 2)
         return cut if positions is None else positions.rotate(cut)
 
+    def mix(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        query: Float[Tensor, "batch heads time dim"],
+        key: Float[Tensor, "batch kv_heads keys dim"],
+        value: Float[Tensor, "batch kv_heads keys dim"],
+        mask: Bool[Tensor, "batch 1 time keys"] | None,
+    ) -> Float[Tensor, "batch heads time dim"]:
+        """Each head's mixture of the values: ``weights`` times values, which need not be in memory for it."""
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped
+        )
+
+    def weights(
+        self,
+        x: Float[Tensor, "batch time hidden"],
+        query: Float[Tensor, "batch heads time dim"],
+        key: Float[Tensor, "batch kv_heads keys dim"],
+        mask: Bool[Tensor, "batch 1 time keys"] | None,
+    ) -> Float[Tensor, "batch heads time keys"]:
+        """What ``mix`` multiplies the values with, for measurements."""
+        return self.scores(query, key).masked_fill(~self.seen(query, key, mask), -torch.inf).softmax(-1)
+
+    def scores(
+        self, query: Float[Tensor, "batch heads time dim"], key: Float[Tensor, "batch kv_heads keys dim"]
+    ) -> Float[Tensor, "batch heads time keys"]:
+        """Q Kᵀ / √d, without a mask."""
+        return query @ shared(key, query.shape[1]).mT * self.head_dim**-0.5
+
+    def seen(
+        self,
+        query: Float[Tensor, "batch heads time dim"],
+        key: Float[Tensor, "batch kv_heads keys dim"],
+        mask: Bool[Tensor, "batch 1 time keys"] | None,
+    ) -> Bool[Tensor, "#batch #heads time keys"]:
+        """Which keys each query of each head may see: the mask, and where it is None all up to its own."""
+        if mask is not None:
+            return mask
+        return torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
+
     def gate(
-        self, mixed: Float[Tensor, "batch time heads dim"], x: Float[Tensor, "batch time hidden"]
-    ) -> Float[Tensor, "batch time heads dim"]:
-        """What happens to each head's result before the output projection; here nothing."""
-        return mixed
+        self, place: Place, y: Float[Tensor, "batch time features"], x: Float[Tensor, "batch time hidden"]
+    ) -> Float[Tensor, "batch time features"]:
+        """What happens to ``y``, which is computed at that place from the layer's input ``x``; here nothing."""
+        return y
+
+
+def shared(x: Float[Tensor, "batch kv_heads keys dim"], num_heads: int) -> Float[Tensor, "batch heads keys dim"]:
+    """Keys or values for each query head: those of its group."""
+    return x.repeat_interleave(num_heads // x.shape[1], dim=1)
