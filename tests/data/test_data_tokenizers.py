@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from assay.data.corpora.text import TextCorpus
 from assay.data.split import Split
 from assay.data.tokenizers import tokenizers
 from assay.data.tokenizers.bpe import BPE
-from assay.data.tokenizers.bytes import Bytes
+from assay.data.tokenizers.bytes import Bytes, _alphabet
 from assay.data.tokenizers.hugging_face import HuggingFaceTokenizer
 from assay.errors import AssayError, UserError
 
@@ -217,3 +218,39 @@ class TestHuggingFace:
         with pytest.raises(UserError, match=r"tokenizer 'hf:.*folder' cannot be opened: .") as caught:
             HuggingFaceTokenizer(folder=str(tmp_path / "folder")).encode("a")
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("content", [b"", b"GGUF but no more"])
+    def test_a_damaged_gguf_file(self, tmp_path, content):
+        file = tmp_path / "model.gguf"
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"tokenizer 'hf:.*model.gguf' cannot be opened: .") as caught:
+            HuggingFaceTokenizer(folder=str(file)).encode("a")
+        assert "\n" not in str(caught.value)
+
+    def test_the_tokenizer_in_a_gguf_file(self, tmp_path):
+        def write(name, merges):
+            tokens = [*_characters(), *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
+            writer = gguf.GGUFWriter(tmp_path / name, "llama")
+            writer.add_tokenizer_model("gpt2")
+            writer.add_tokenizer_pre("default")
+            writer.add_token_list(tokens)
+            writer.add_token_types([1] * (len(tokens) - 1) + [3])
+            writer.add_token_merges(merges)
+            writer.add_bos_token_id(len(tokens) - 1)
+            writer.add_eos_token_id(len(tokens) - 1)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.close()
+            return HuggingFaceTokenizer(folder=str(tmp_path / name))
+
+        tokenizer = write("a.gguf", ["a b", "ab c"])
+        assert (tokenizer.vocab_size, tokenizer.separator) == (259, 258)
+        assert tokenizer.encode("abcabc").tolist() == [257, 257]
+        assert tokenizer.encode("xab").tolist() == [_characters().index("x"), 256]
+        assert tokenizer.decode(tokenizer.encode("abcab é")) == "abcab é"
+        assert write("b.gguf", ["a b", "ab c"]).identity == tokenizer.identity
+        assert write("c.gguf", ["a b", "ab d"]).identity != tokenizer.identity
+
+
+def _characters():
+    return [character for _, character in _alphabet()]

@@ -33,6 +33,11 @@ ARMS = {
         "residual": {"name": "scaled", "learned": True},
         "position": "none",
     },
+    "attentions": {
+        "depth": 3,
+        "num_kv_heads": 2,
+        "mixer": ["relu-attention", "affine-scaled-attention", {"name": "ls-attention", "window": 3}],
+    },
 }
 WHOLE = torch.ones(3, 8, dtype=torch.long)
 GREEDY = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}

@@ -21,15 +21,16 @@ from assay.errors import UserError
 IGNORED = -100
 
 
-def prepare(config: DataConfig) -> TokenData:
+def prepare(config: DataConfig, tokenizer: Tokenizer | None = None) -> TokenData:
     """Read, split and tokenise the corpus, or open what an earlier call left in the cache.
 
+    ``tokenizer``, of a model that is there already, takes the place of the one that the configuration names.
     Raises ``UserError`` if the corpus or the tokenizer cannot be used or the training text is shorter than
     one window, and ``AssayError`` if the cache cannot be written.
     """
     corpus = config.corpus.build()
     split = Split(corpus, validation=config.validation, eval_bytes=config.eval_bytes)
-    tokenizer = config.tokenizer.build(split=split)
+    tokenizer = tokenizer or config.tokenizer.build(split=split)
     data = TokenData(corpus.name, tokenizer, tokens(split, tokenizer))
     data.windows(config.sequence_length)
     return data

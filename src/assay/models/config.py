@@ -9,6 +9,7 @@ from torch import nn
 
 from assay.config import Config
 from assay.nn.head import heads
+from assay.nn.linear import linears
 from assay.nn.mixer import mixers
 from assay.nn.mlp import mlps
 from assay.nn.norm import norms
@@ -49,6 +50,7 @@ class ModelConfig(Config):
     mlp: Annotated[Pattern[nn.Module], In(mlps, default="swiglu", pattern=True)] = Pattern(
         (Component(mlps, "swiglu"),)
     )
+    linear: Annotated[Component[nn.Linear], In(linears, default="plain")] = Component(linears, "plain")
     position: Annotated[Component[Position], In(positions, default="rotary")] = Component(positions, "rotary")
     head: Annotated[Component[nn.Module], In(heads, default="untied")] = Component(heads, "untied")
 

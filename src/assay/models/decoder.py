@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from assay.errors import UserError
 from assay.models.config import ModelConfig
+from assay.nn.linear import replace_linears
 from assay.nn.mixer import Cache
+from assay.nn.norm import NormPlace
 from assay.nn.placement import Placement
 from assay.nn.position import Positions
 from assay.nn.residual import ResidualStream
@@ -23,10 +25,10 @@ class Sublayer(nn.Module):
         super().__init__()
         self.index = index
         self.branch = branch
-        self.input_norm = make_norm(config) if placement.input else None
+        self.input_norm = make_norm(config, "input") if placement.input else None
         self.input_scale = placement.input_scale
-        self.output_norm = make_norm(config) if placement.output else None
-        self.stream_norm = make_norm(config) if placement.stream else None
+        self.output_norm = make_norm(config, "output") if placement.output else None
+        self.stream_norm = make_norm(config, "stream") if placement.stream else None
 
     def forward(self, residual: ResidualStream, state: Any, *arguments: Any) -> Any:
         x = residual.read(state, self.index)
@@ -55,9 +57,11 @@ class Layer(nn.Module):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             layer=index,
-            norm=lambda size: make_norm(config, size),
+            norm=lambda size: make_norm(config, "heads", size),
         )
         mlp = config.mlp.at(index).build(hidden_size=config.hidden_size, intermediate_size=config.intermediate_size)
+        for branch in (mixer, mlp):
+            replace_linears(branch, lambda linear, place: config.linear.build(linear=linear, place=place))
         self.mixer = Sublayer(mixer, placement, config, 2 * index)
         self.mlp = Sublayer(mlp, placement, config, 2 * index + 1)
 
@@ -79,12 +83,12 @@ class Decoder(nn.Module):
         self.position = config.position.build(
             hidden_size=config.hidden_size, head_dim=config.head_dim, max_length=config.max_length
         )
-        self.embedding_norm = make_norm(config) if rule.embedding_norm else None
+        self.embedding_norm = make_norm(config, "embedding") if rule.embedding_norm else None
         self.residual = config.residual.build(
             hidden_size=config.hidden_size, num_sublayers=2 * config.depth, depth=config.depth
         )
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.depth))
-        self.final_norm = make_norm(config) if rule.final_norm else None
+        self.final_norm = make_norm(config, "final") if rule.final_norm else None
         self.head = config.head.build(hidden_size=config.hidden_size, vocab_size=config.vocab_size)
 
     def forward(
@@ -112,22 +116,36 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch time hidden"]:
         """What the head sees: the residual stream after the last layer, normed."""
+        state, positions = self.begin(ids, position_ids=position_ids, mask=mask)
+        for layer in self.layers:
+            state = layer(self.residual, state, positions, cache)
+        return self.end(state)
+
+    def begin(
+        self,
+        ids: Int[Tensor, "batch time"],
+        *,
+        position_ids: Int[Tensor, "batch time"] | None = None,
+        mask: Bool[Tensor, "batch 1 query key"] | None = None,
+    ) -> tuple[Any, Positions]:
+        """The residual stream's state before the first layer, and what the layers need to know of positions."""
         if position_ids is None:
             position_ids = torch.arange(ids.shape[1], device=ids.device)[None]
         x = self.position.embed(self.embedding(ids), position_ids)
         positions = Positions(self.position.rotation(position_ids, _compute_dtype(x)), mask)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        state = self.residual.start(x)
-        for layer in self.layers:
-            state = layer(self.residual, state, positions, cache)
+        return self.residual.start(x), positions
+
+    def end(self, state: Any) -> Float[Tensor, "batch time hidden"]:
+        """What the head sees of a state of the residual stream."""
         x = self.residual.finish(state)
         return x if self.final_norm is None else self.final_norm(x)
 
 
-def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
+def make_norm(config: ModelConfig, place: NormPlace, size: int | None = None) -> nn.Module:
     """A norm of the configured kind, over the hidden size unless another is given."""
-    return config.norm.build(hidden_size=size or config.hidden_size, depth=config.depth)
+    return config.norm.build(hidden_size=size or config.hidden_size, depth=config.depth, place=place)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

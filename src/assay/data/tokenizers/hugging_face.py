@@ -1,4 +1,4 @@
-"""``hf:FOLDER``: any Hugging Face tokenizer of a local folder."""
+"""``hf:FOLDER``: any Hugging Face tokenizer of a local folder, or the one in a GGUF file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 
 @tokenizers.register("hf")
 class HuggingFaceTokenizer(Tokenizer):
-    """What ``transformers.AutoTokenizer`` opens; its end-of-text token is the separator.
+    """What ``transformers.AutoTokenizer`` opens, of a folder or a GGUF file; its end-of-text token is the separator.
 
     No code in the folder is run and nothing is downloaded. Special tokens are not recognised inside texts.
     """
@@ -30,15 +30,18 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, *, folder: str) -> None:
         self.name = f"hf:{folder}"
-        self._folder = Path(folder).expanduser()
-        if not self._folder.is_dir():
+        self._place = Path(folder).expanduser()
+        if not self._place.is_dir() and not (self._place.suffix == ".gguf" and self._place.is_file()):
             raise UserError(f"tokenizer {self.name!r}: there is no such folder; a tokenizer is read from a local one")
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of the files in the folder that a tokenizer can be made of."""
+        """Hash of the files in the folder that a tokenizer can be made of, or of the tokenizer in a GGUF file."""
         digest = hashlib.blake2b(digest_size=16)
-        for path in sorted(self._folder.iterdir()):
+        if self._place.is_file():
+            digest.update(f"{self.separator} {self._backend.backend_tokenizer.to_str()}".encode())
+            return f"hf {digest.hexdigest()}"
+        for path in sorted(self._place.iterdir()):
             if path.suffix in FILES and path.is_file():
                 content = hashlib.blake2b(read(path), digest_size=16).hexdigest()
                 digest.update(f"{content} {path.name}\n".encode("utf-8", "surrogateescape"))
@@ -78,8 +81,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def _backend(self) -> Any:
         from transformers import AutoTokenizer
 
+        where, options = self._place, dict[str, str]()
+        if where.is_file():
+            where, options = where.parent, {"gguf_file": where.name}
         try:
-            return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(where, **options, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a broken file makes the libraries raise
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"tokenizer {self.name!r} cannot be opened: {reason[0]}") from None

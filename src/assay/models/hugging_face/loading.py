@@ -36,7 +36,7 @@ def load(
     ``.gguf`` file, a folder that holds ``gguf_file``, or a name on the Hub such as ``"org/name"``. Raises
     ``UserError`` if it cannot be read or its family is not known, naming the file or tensor that is wrong.
     """
-    place = _locate(path, gguf_file)
+    place = locate(path, gguf_file)
     if place.is_file():
         config, weights = _read_gguf(place, dtype)
         return _assemble(config, weights, place, dtype, device)
@@ -51,8 +51,11 @@ def skeleton(config: ModelConfig) -> Decoder:
         return Decoder(config)
 
 
-def _locate(path: str | Path, gguf_file: str | None) -> Path:
-    """A folder, or a GGUF file."""
+def locate(path: str | Path, gguf_file: str | None = None) -> Path:
+    """The folder, or the GGUF file, that ``load`` reads; a name on the Hub is downloaded.
+
+    Raises ``UserError`` if there is none.
+    """
     place = Path(path).expanduser()
     if not place.exists() and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)):
         place = _download(str(path), gguf_file)
