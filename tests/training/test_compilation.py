@@ -11,10 +11,11 @@ from assay.config import assign
 from assay.models import Decoder
 from assay.models.initialization import initialize
 from assay.training.budget import Budget
-from assay.training.compilation import EAGER_FLOPS, SAVING, Compiled, repays
+from assay.training.compilation import EAGER_FLOPS, Compiled, repays, saving
 from assay.training.config import RunConfig
 from assay.training.objective import Objective
 
+SAVING = 1 / 3
 TINY = {
     "model": {"depth": 2, "hidden_size": 16, "num_heads": 2, "vocab_size": 31},
     "data": {"sequence_length": 8, "batch_size": 3},
@@ -39,28 +40,39 @@ class TestRepays:
 
     @pytest.mark.parametrize("device", ["cpu", "cuda", "other"])
     def test_a_run_of_seconds_repays_from_its_threshold_on(self, device: str) -> None:
-        """SAVING of its time is more than 10 s and 1 s a layer."""
-        threshold = (15 + 2 * 2) / SAVING
+        """A third of its time (at this width) is more than 20 s and 2 s a layer."""
+        threshold = (20 + 2 * 2) / SAVING
         for factor, expected in ((0.999, False), (1.001, True)):
             table = assign(TINY, {"training": {"seconds": factor * threshold}})
             assert repays(RunConfig.parse(table), device=device) is expected
 
     def test_runs_that_share_a_graph_share_its_cost(self) -> None:
-        table = assign(TINY, {"training": {"seconds": 1.001 * (15 + 2 * 2) / SAVING / 4}})
+        table = assign(TINY, {"training": {"seconds": 1.001 * (20 + 2 * 2) / SAVING / 4}})
         sharing = [repays(RunConfig.parse(table), device="cpu", sharing=n) for n in (1, 3, 4, 8)]
         assert sharing == [False, False, True, True]
 
+    @pytest.mark.parametrize(
+        ("precision", "width", "share"),
+        [("float32", 16, 1 / 3), ("float32", 160, 0.25), ("bfloat16", 160, 1 / 3), ("bfloat16", 320, 0.25)],
+    )
+    def test_wide_models_save_less(self, precision: str, width: int, share: float) -> None:
+        assert saving(config(training__precision=precision, model__hidden_size=width)) == pytest.approx(share)
+
+    @pytest.mark.parametrize("given", [True, False])
     @pytest.mark.parametrize("threads", [1, 2])
-    def test_tokens_count_by_their_flops_and_the_cores(self, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    def test_tokens_count_by_their_flops_and_the_threads(
+        self, monkeypatch: pytest.MonkeyPatch, threads: int, given: bool
+    ) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 7 if given else threads)
         price = Budget.of(config()).flops_per_step
-        steps = (15 + 2 * 2) / SAVING * EAGER_FLOPS["cpu"] * threads / price
-        assert not repays(config(training__tokens=24 * int(0.99 * steps)), device="cpu")
-        assert repays(config(training__tokens=24 * int(1.01 * steps)), device="cpu")
+        steps = (20 + 2 * 2) / SAVING * EAGER_FLOPS["cpu"] * threads / price
+        for factor, expected in ((0.99, False), (1.01, True)):
+            run = config(training__tokens=24 * int(factor * steps))
+            assert repays(run, device="cpu", threads=threads if given else None) is expected
 
     def test_a_gpu_does_more_in_its_time(self) -> None:
         price = Budget.of(config()).flops_per_step
-        tokens = 24 * int(1.01 * (15 + 2 * 2) / SAVING * EAGER_FLOPS["cuda"] / price)
+        tokens = 24 * int(1.01 * (20 + 2 * 2) / SAVING * EAGER_FLOPS["cuda"] / price)
         assert repays(config(training__tokens=tokens), device="cuda")
         assert not repays(config(training__tokens=tokens // 2), device="cuda")
         assert repays(config(training__tokens=tokens // 2), device="cpu")
@@ -86,6 +98,31 @@ class TestCompiled:
         assert all(torch.equal(a, b) for a, b in zip(other.parameters(), second.parameters(), strict=True))
         assert again(ids, ids.roll(1)).item() == pytest.approx(expected[1], abs=1e-6)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+    @pytest.mark.parametrize("norm", ["powernorm", "unified-norm"])
+    def test_running_statistics_are_the_eager_ones_and_start_anew_with_each_run(
+        self, monkeypatch: pytest.MonkeyPatch, norm: str
+    ) -> None:
+        """They move in forward and in backward, inside of one graph."""
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        monkeypatch.setattr(torch, "compile", lambda module: torch._dynamo.optimize("aot_eager")(module))
+        norms = {"model__norm": {"name": norm, "warmup": 2}, "model__depth": 1}
+        kept = Compiled()
+        for seed in (0, 1):
+            eager = objective(config(**norms, seed=seed), seed=seed)
+            one, call = kept.get(config(**norms, seed=seed), objective(config(**norms, seed=seed), seed=seed))
+            for step in range(5):
+                ids = (torch.arange(24) * (step + 3) % 31).view(3, 8)
+                expected = eager(ids, ids.roll(1))
+                loss = call(ids, ids.roll(1))
+                assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+                expected.backward()
+                loss.backward()
+            torch.testing.assert_close(one.state_dict(), eager.state_dict())
+            for ours, theirs in zip(one.parameters(), eager.parameters(), strict=True):
+                torch.testing.assert_close(ours.grad, theirs.grad)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
     @pytest.fixture
     def uncompiled(self, monkeypatch: pytest.MonkeyPatch) -> None:

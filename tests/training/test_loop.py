@@ -22,6 +22,7 @@ from assay.data.windows import prepare
 from assay.errors import AssayError, Interrupted, UserError
 from assay.models import Decoder
 from assay.models.initialization import initialize
+from assay.optim.constraint.none import Unconstrained
 from assay.training.config import RunConfig
 from assay.training.loop import train
 from assay.training.run_directory import RunDirectory
@@ -123,6 +124,48 @@ def test_dropout_like_randomness_survives_a_stop(tiny: dict[str, Any], tmp_path:
     finally:
         del mlps._constructors["noisy"]
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("norm", ["powernorm", "unified-norm"])
+def test_running_statistics_survive_a_stop(tiny: dict[str, Any], tmp_path: Path, norm: str) -> None:
+    values = {"model.norm": {"name": norm, "warmup": 4}}
+    whole = train(tiny, out=tmp_path / "whole", values=values)
+    for asked in (3, 7):
+        out = tmp_path / f"stopped{asked}"
+        with pytest.raises(Interrupted):
+            train(tiny, out=out, values=values, stop=After(asked))
+        assert train(tiny, out=out, values=values, resume=True).bits_per_byte == whole.bits_per_byte
+        assert equal(weights(tmp_path / "whole"), weights(out))
+    steps = [tensor.item() for name, tensor in weights(out).items() if name.endswith("norm.steps")]
+    assert steps == [12] * 5
+
+
+def test_a_constraint_holds_after_each_step_and_after_a_stop(tiny: dict[str, Any], tmp_path: Path) -> None:
+    values = {"constraint": "normalize-and-project", "optimizer.lr": 0.03}
+    train(tiny, out=tmp_path / "whole", values=values)
+    with pytest.raises(Interrupted):
+        train(tiny, out=tmp_path / "stopped", values=values, stop=After(6))
+    config = RunDirectory(tmp_path / "stopped").config()
+    model = Decoder(config.with_vocabulary(prepare(config.data).vocab_size).model)
+    initialize(model, 0, 0.02)
+    name = "layers.1.mlp.branch.up.weight"
+    start = model.get_parameter(name).norm().item()
+    assert weights(tmp_path / "stopped")[f"model.{name}"].norm().item() == pytest.approx(start, rel=1e-5)
+    train(tiny, out=tmp_path / "stopped", values=values, resume=True)
+    assert weights(tmp_path / "stopped")[f"model.{name}"].norm().item() == pytest.approx(start, rel=1e-5)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+    train(tiny, out=tmp_path / "free", values={**values, "constraint": "none"})
+    assert weights(tmp_path / "free")[f"model.{name}"].norm().item() > 1.05 * start
+
+
+def test_a_constraint_is_told_step_and_rate(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(Unconstrained, "__call__", lambda self, step, lr: told.append((step, lr)))
+    train(tiny, out=tmp_path / "run")
+    rows = [row for row in RunDirectory(tmp_path / "run").metrics() if "loss" in row]
+    assert told == [(row["step"], row["lr"]) for row in rows]
 
 
 def command(tiny: dict[str, Any], folder: Path, out: Path, *options: str) -> list[str]:

@@ -14,15 +14,24 @@ from assay.training.config import RunConfig
 from assay.training.objective import Objective
 
 EAGER_FLOPS = {"cpu": 60e9, "cuda": 1e14}
-"""Sustained FLOP/s of an eager step, per core of a CPU and per GPU: the order of magnitude is what matters."""
-SAVING = 0.2
-"""Share of a step's time that compiling saves."""
+"""Sustained FLOP/s of an eager step, per thread of a CPU and per GPU: the order of magnitude is what matters."""
 
 
-def repays(config: RunConfig, *, device: str, sharing: int = 1) -> bool:
+def saving(config: RunConfig) -> float:
+    """Share of an eager step that compiling saves: min(1/3, w / hidden size), w = 40 (float32) or 80 (bfloat16).
+
+    What is saved are passes over memory, which matter less beside the matrix products the wider the model is; fitted
+    to ``benchmarks/train_speed.py``.
+    """
+    width = 80 if config.training.precision == "bfloat16" else 40
+    return min(1 / 3, width / config.model.hidden_size)
+
+
+def repays(config: RunConfig, *, device: str, threads: int | None = None, sharing: int = 1) -> bool:
     """Whether compiling pays for itself over ``sharing`` runs that use one graph after another.
 
-    The cost is taken as 15 s and 2 s per layer, the gain as ``SAVING`` of the eager time.
+    The cost is taken as 20 s and 2 s per layer, the gain as ``saving`` of the eager time with ``threads`` threads
+    of the CPU (by default torch's number).
     """
     if config.training.compile != "auto":
         return config.training.compile
@@ -30,9 +39,9 @@ def repays(config: RunConfig, *, device: str, sharing: int = 1) -> bool:
     if budget.steps is None:
         seconds = budget.seconds or 0.0
     else:
-        workers = torch.get_num_threads() if device == "cpu" else 1
+        workers = (threads or torch.get_num_threads()) if device == "cpu" else 1
         seconds = budget.steps * budget.flops_per_step / (EAGER_FLOPS.get(device, 1e13) * workers)
-    return SAVING * seconds * sharing > 15 + 2 * config.model.depth
+    return saving(config) * seconds * sharing > 20 + 2 * config.model.depth
 
 
 class Compiled:

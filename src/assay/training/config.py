@@ -1,4 +1,4 @@
-"""The configuration of a run: model, data, optimizer, schedule, loss, training, seed."""
+"""The configuration of a run: model, data, optimizer, schedule, constraint, loss, training, seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from assay.config import Config, assign, read_toml
 from assay.data import DataConfig
 from assay.losses import losses
 from assay.models import ModelConfig
-from assay.optim import Schedule, optimizers, schedules
+from assay.optim import Constraint, Schedule, constraints, optimizers, schedules
 from assay.quantities import Amount, Count, Seconds
 from assay.slots import Component, In
 from assay.version import __version__
@@ -69,6 +69,7 @@ class RunConfig(Config):
     schedule: Annotated[Component[Schedule], In(schedules, default="warmup-stable-decay")] = Component(
         schedules, "warmup-stable-decay"
     )
+    constraint: Annotated[Component[Constraint], In(constraints, default="none")] = Component(constraints, "none")
     loss: Annotated[Component[nn.Module], In(losses, default="cross-entropy")] = Component(losses, "cross-entropy")
     training: TrainingConfig = TrainingConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -9,10 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from assay.data.tokenizers import Tokenizer
+from assay.data.tokenizers.hugging_face import HuggingFaceTokenizer
 from assay.data.windows import prepare
 from assay.errors import UserError
 from assay.models import Decoder
 from assay.models.hugging_face.loading import load as load_released
+from assay.models.hugging_face.loading import locate
 from assay.models.hugging_face.saving import save
 from assay.training.run_directory import RunDirectory
 
@@ -42,9 +45,21 @@ def export(source: str | Path, out: str | Path) -> Path:
     The tokenizer of a run goes along. Raises ``UserError`` if ``out`` holds something else.
     """
     model = load(source)
-    tokenizer = prepare(RunDirectory(source).config().data).tokenizer if is_run(source) else None
+    tokenizer = tokenizer_of(source) if is_run(source) else None
     save(model, Path(out), tokenizer)
     return Path(out)
+
+
+def tokenizer_of(source: str | Path) -> Tokenizer:
+    """The tokenizer that comes with a model: of a run, or in its folder or GGUF file.
+
+    Raises ``UserError`` if there is none that can be read.
+    """
+    if is_run(source):
+        return prepare(RunDirectory(source).config().data).tokenizer
+    tokenizer = HuggingFaceTokenizer(folder=str(locate(source)))
+    tokenizer.separator  # noqa: B018  (reads it)
+    return tokenizer
 
 
 def is_run(path: str | Path) -> bool:

@@ -124,6 +124,7 @@ class _Run:
             self.module, self.optimizer = accelerator.prepare(objective, optimizer)
             self.call = torch.compile(self.module) if self.compiled else self.module
         self.parameters = sum(p.numel() for p in objective.model.parameters())
+        self.constraint = config.constraint.build(model=accelerator.unwrap_model(self.module).model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = config.schedule.build()
         self.step, self.seconds = 0, 0.0
@@ -176,6 +177,7 @@ class _Run:
             group["lr"] = rate * factor
         loss, norm = self._backward(self._batch())
         optimizer.step()
+        self.constraint(self.step + 1, self.rates[0] * factor)
         optimizer.zero_grad(set_to_none=True)
         if self.accelerator.device.type != "cpu" and config.training.seconds is not None:
             torch.accelerator.synchronize()

@@ -37,5 +37,8 @@ class ProgressBar:
         self._progress.stop()
 
     def update(self, share: float, *, loss: float, tokens_per_second: float) -> None:
-        status = f"loss {loss:.3f}  {short(tokens_per_second)} tokens/s"
+        self.show(share, f"loss {loss:.3f}  {short(tokens_per_second)} tokens/s")
+
+    def show(self, share: float, status: str) -> None:
+        """The share that is done, and a few words on how it stands."""
         self._progress.update(self._task, completed=min(share, 1.0), status=status)

@@ -1,0 +1,1 @@
+"""Surgery: parts of a model are taken out or put in."""
