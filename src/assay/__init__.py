@@ -3,6 +3,7 @@
     assay.compare(arms=["baseline", "seednorm"], seeds=3, tokens="250k", out="comparison")
     assay.train({"model": {"norm": "seednorm"}}, out="run")
     model = assay.load("run")
+    assay.apply("layernorm-removal", "run", out="model")
 
 Importing this package is cheap: torch and transformers are loaded when a function first needs them. Once it is
 imported, ``transformers.AutoModelForCausalLM`` opens what assay saves.
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from assay.catalog import Paper as Paper
     from assay.catalog import paper as paper
     from assay.catalog import papers as papers
+    from assay.catalog.evidence import evidence as evidence
     from assay.catalog.search import search as search
     from assay.catalog.techniques import technique as technique
     from assay.catalog.techniques import techniques as techniques
+    from assay.claims.measure import measure as measure
     from assay.comparison.compare import compare as compare
     from assay.comparison.result import Comparison as Comparison
     from assay.comparison.spec import ComparisonSpec as ComparisonSpec
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from assay.models import ModelConfig as ModelConfig
     from assay.models.hugging_face.saving import save as save
     from assay.reports import write_reports as write_reports
+    from assay.training.apply import Applied as Applied
+    from assay.training.apply import apply as apply
     from assay.training.config import RunConfig as RunConfig
     from assay.training.export import export as export
     from assay.training.export import load as load
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from assay.version import __version__ as __version__
 
 _HOMES = {
+    "Applied": "assay.training.apply",
     "AssayError": "assay.errors",
     "Comparison": "assay.comparison.result",
     "ComparisonSpec": "assay.comparison.spec",
@@ -47,9 +53,12 @@ _HOMES = {
     "RunConfig": "assay.training.config",
     "UserError": "assay.errors",
     "__version__": "assay.version",
+    "apply": "assay.training.apply",
     "compare": "assay.comparison.compare",
+    "evidence": "assay.catalog.evidence",
     "export": "assay.training.export",
     "load": "assay.training.export",
+    "measure": "assay.claims.measure",
     "paper": "assay.catalog",
     "papers": "assay.catalog",
     "save": "assay.models.hugging_face.saving",

@@ -23,6 +23,7 @@ APPLY = {
     "window": {"patch": {"model.mixer.window": 8}},
     "peri-too": {"patch": {"model.placement": "peri-ln", "optimizer.lr": 0.5}},
     "rsq": {"transform": "rsq"},
+    "resnet": {"network": "resnet"},
     "known-only": {},
 }
 
@@ -121,6 +122,7 @@ def test_two_values_for_one_field_name_both_techniques_and_the_field(arm, field)
         ("baseline+baseline", "'baseline' is the arm without techniques"),
         ("rsq", "'rsq' is a transform"),
         ("seednorm+rsq", "'rsq' is a transform"),
+        ("resnet", "'resnet' is a network for images"),
         ("seednorm+known-only", "'known-only' is catalogued but cannot be applied yet"),
         ("sednorm+peri-ln", "unknown technique 'sednorm'; nearest: seednorm"),
     ],
@@ -145,7 +147,7 @@ def test_commands_of_a_patch():
         "assay compare --arms baseline,seednorm",
     ]
     assert commands(technique("peri-too"))[0] == ("assay train --set model.placement=peri-ln --set optimizer.lr=0.5")
-    assert commands(technique("rsq")) == []
+    assert commands(technique("rsq")) == ["assay apply rsq MODEL --text FILE --out DIR"]
 
 
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=8)

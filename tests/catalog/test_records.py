@@ -37,7 +37,12 @@ def test_a_record_takes_its_slug_and_area_from_its_place(tmp_path):
 
 @pytest.mark.parametrize(
     ("addition", "status"),
-    [("", "catalogued"), ('patch = { "model.norm" = "alpha" }', "available"), ('transform = "alpha"', "available")],
+    [
+        ("", "catalogued"),
+        ('patch = { "model.norm" = "alpha" }', "available"),
+        ('transform = "alpha"', "available"),
+        ('network = "alpha"', "available"),
+    ],
 )
 def test_status_follows_from_the_way_to_apply_it(tmp_path, addition, status):
     assert catalog(tmp_path, norm=RECORD + addition).papers["alpha"].status == status
@@ -50,8 +55,8 @@ id = "alpha/loss"
 says = "lower loss"
 published = "3.0 to 2.9"
 measure = { compare = ["baseline", "alpha"], metric = "bits_per_byte", expect = "lower" }
-scales = "shrinks with size"
-falsified_by = ["no difference at 100M"]
+scales = { cpu = { seeds = 7 } }
+falsified_by = "no difference at 100M"
 
 [[alpha.claims]]
 id = "alpha/speed"
@@ -60,8 +65,9 @@ published = "no number"
 """
     loss, speed = catalog(tmp_path, norm=RECORD + claims).papers["alpha"].claims
     assert loss.measure == {"compare": ["baseline", "alpha"], "metric": "bits_per_byte", "expect": "lower"}
-    assert (loss.scales, loss.falsified_by) == ("shrinks with size", ["no difference at 100M"])
+    assert (loss.scales, loss.falsified_by) == ({"cpu": {"seeds": 7}}, "no difference at 100M")
     assert speed.measure == {}
+    assert speed.scales == {"cpu": {}, "gpu": {}}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from assay.catalog import areas, papers, store
-from assay.cli import main
 
 PAGE = """new
 
@@ -45,20 +44,6 @@ def page(tmp_path):
     file = tmp_path / "page.txt"
     file.write_text(PAGE, encoding="utf-8")
     return str(file)
-
-
-@pytest.fixture
-def assay(monkeypatch, capsys):
-    """Run the command in this process: exit status, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        written = capsys.readouterr()
-        return left.value.code or 0, written.out, written.err
-
-    return run
 
 
 def succeed(result):
@@ -133,8 +118,9 @@ def test_show_says_how_to_apply(assay, page):
     assert lines[2] == "seednorm (norm, technique, available)"
     assert "  assay train --set model.norm=seednorm" in lines
     assert "  assay compare --arms baseline,seednorm" in lines
-    assert "  seednorm/loss: lower language-model loss than RMSNorm at equal tokens" in lines
-    assert "    measured here by: compare baseline, seednorm; metric bits_per_byte; expect lower" in lines
+    at = lines.index("  seednorm/loss")
+    assert lines[at + 1] == "    says: lower language-model loss than RMSNorm at equal tokens"
+    assert any(line.startswith("    measured by: compare baseline, seednorm; ") for line in lines)
     assert lines[-2:] == ["Abstract", "  An abstract about zyzzyva beetles."]
 
 
@@ -154,7 +140,7 @@ def test_show_as_json(assay):
     assert shown["patch"] == {"model.norm": "seednorm"}
     assert shown["apply"][0] == "assay train --set model.norm=seednorm"
     assert "residual-growth" in shown["treats"]
-    assert [claim["id"] for claim in shown["claims"]] == ["seednorm/loss"]
+    assert "seednorm/loss" in [claim["id"] for claim in shown["claims"]]
     assert (shown["transform"], shown["abstract"]) == (None, "")
 
 

@@ -1,26 +1,7 @@
 import json
-import sys
-
-import pytest
 
 from assay.catalog import papers
 from assay.catalog.techniques import techniques
-from assay.cli import main
-
-
-@pytest.fixture
-def assay(monkeypatch, capsys, tmp_path):
-    """Run the command in this process: exit status, standard output, standard error."""
-    monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "home"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        written = capsys.readouterr()
-        return left.value.code or 0, written.out, written.err
-
-    return run
 
 
 def test_the_list_has_one_line_per_technique(assay):
@@ -65,8 +46,14 @@ def test_a_transform_is_shown_without_a_training_command(assay, monkeypatch):
     fields = {"slug": "a", "area": "norm", "title": "A", "kind": "technique", "summary": "s", "treats": []}
     made = Catalog({"a": Paper.parse({**fields, "transform": "rsq"})}, {}, ("norm",))
     monkeypatch.setattr(records, "builtin", lambda: made)
-    assert "Apply\n  transform 'rsq': changes a trained model\n" in assay("techniques", "show", "a")[1]
-    assert json.loads(assay("techniques", "show", "a", "--json")[1])["apply"] == []
+    command = "assay apply a MODEL --text FILE --out DIR"
+    assert f"Apply\n  {command}\n  transform 'rsq': changes a trained model\n" in assay("techniques", "show", "a")[1]
+    assert json.loads(assay("techniques", "show", "a", "--json")[1])["apply"] == [command]
+
+
+def test_a_network_is_shown_with_where_it_is(assay):
+    shown = assay("techniques", "show", "poincare-resnet")[1]
+    assert "Apply\n  network 'poincare-resnet' for images: assay.models.vision.networks\n" in shown
 
 
 def test_wrong_names_are_one_line_and_status_2(assay):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -177,7 +178,13 @@ def started(tiny: dict[str, Any], out: Path, tokens: str) -> tuple[subprocess.Po
     sets = [f"--set={field}={value}" for field, value in tiny["values"].items()]
     command = ["-m", "assay", "compare", "--arms=baseline,seednorm", "--seeds=2", "--jobs=2", "--quiet"]
     arguments = [sys.executable, *command, f"--tokens={tokens}", f"--out={out}", *sets]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
+    )
     deadline = time.monotonic() + 90
     while not any(path.stat().st_size for path in out.glob("runs/*/metrics.jsonl")):
         assert time.monotonic() < deadline
@@ -190,7 +197,7 @@ def test_ctrl_c_keeps_everything_and_the_same_command_goes_on(tiny: dict[str, An
     out = tmp_path / "out"
     process, arguments = started(tiny, out, tokens="100k")
     os.killpg(process.pid, signal.SIGINT)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=240)
     assert process.returncode == 130
     assert message.strip() == "error: stopped, everything is saved; the same command goes on"
     assert list(out.glob("runs/*/checkpoint/state.json"))
@@ -303,13 +310,18 @@ class TestWorkers:
 
 
 def test_a_dead_worker_is_a_failure_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process, _ = started(tiny, out, tokens="10M")
+    process, _ = started(tiny, tmp_path / "out", tokens="10M")
     import psutil
 
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    workers[0].kill()
-    _, message = process.communicate(timeout=60)
+    family = psutil.Process(process.pid).children(recursive=True)
+    server = next(child for child in family if "forkserver" in " ".join(child.cmdline()))
+    try:
+        server.children()[0].kill()
+        _, message = process.communicate(timeout=240)
+    finally:
+        for one in (process, *family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
     assert process.returncode == 1
     assert "a worker process died" in message
     assert "Traceback" not in message

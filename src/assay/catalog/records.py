@@ -6,7 +6,7 @@ arxiv   = "2510.22777"
 kind    = "technique"
 summary = "RMSNorm with a gain that moves with the input"
 treats  = ["residual-growth"]                # keys of symptoms.toml
-patch   = { "model.norm" = "seednorm" }      # or transform = "..."; neither if it cannot be applied yet
+patch   = { "model.norm" = "seednorm" }      # or transform = "...", or network = "..."; none: not yet
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from assay.catalog.dates import check_date, check_since, reaches
+from assay.catalog.evidence import Scale
 from assay.config import Config
 from assay.errors import AssayError, UserError, nearest, unknown
 
@@ -30,22 +31,31 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
 ArxivNumber = Annotated[str, StringConstraints(pattern=r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})$")]
 
 
+def _both_scales() -> dict[Scale, dict[str, Any]]:
+    return {"cpu": {}, "gpu": {}}
+
+
 class Claim(Config):
-    """One published statement, and how assay measures it (``measure`` is empty: not measurable here)."""
+    """One published statement, and how assay measures it.
+
+    ``measure`` names a way of ``assay.claims.ways`` with its options (empty: not measurable here), ``scales`` holds
+    what differs at each scale at which it is measured, ``falsified_by`` says what would speak against it.
+    """
 
     id: Line
     says: Line
     published: Line
     measure: dict[str, Any] = Field(default_factory=dict)
-    scales: str | list[str] | None = None
-    falsified_by: str | list[str] | None = None
+    scales: dict[Scale, dict[str, Any]] = Field(default_factory=_both_scales)
+    falsified_by: Line | None = None
 
 
 class Paper(Config):
     """A record of the catalogue.
 
     ``area`` is the stem of its file, ``date`` is ISO or ``--MM-DD`` while the year is open, ``treats`` are
-    ids of symptoms, ``patch`` maps dotted fields of a run's configuration to values.
+    ids of symptoms, ``patch`` maps dotted fields of a run's configuration to values, ``transform`` names one of
+    trained models, and ``network`` one for images.
     """
 
     slug: Slug
@@ -60,12 +70,14 @@ class Paper(Config):
     treats: tuple[str, ...]
     patch: Annotated[dict[Line, Any], Field(min_length=1)] | None = None
     transform: Line | None = None
+    network: Line | None = None
     claims: tuple[Claim, ...] = ()
 
     @property
     def status(self) -> Literal["available", "catalogued"]:
         """``available`` if it can be applied here by name, else ``catalogued``."""
-        return "catalogued" if self.patch is None and self.transform is None else "available"
+        ways = (self.patch, self.transform, self.network)
+        return "catalogued" if all(way is None for way in ways) else "available"
 
     @model_validator(mode="after")
     def _check_names(self) -> Paper:

@@ -68,7 +68,9 @@ def parse_arm(text: str) -> Arm:
 
 
 def commands(paper: Paper) -> list[str]:
-    """The shell commands that apply the paper's patch to one training, and compare it with the baseline."""
+    """The shell commands that apply a transform to a model, or a patch to one training and to a comparison."""
+    if paper.transform is not None:
+        return [f"assay apply {paper.slug} MODEL --text FILE --out DIR"]
     if paper.patch is None:
         return []
     settings = " ".join(f"--set {shlex.quote(f'{f}={_argument(v)}')}" for f, v in sorted(paper.patch.items()))
@@ -78,7 +80,8 @@ def commands(paper: Paper) -> list[str]:
 def _patch_of(name: str) -> dict[str, Any]:
     paper = technique(name)
     if paper.patch is None:
-        raise UserError(f"{name!r} is a transform of trained models and cannot be an arm of a training comparison")
+        what = "a network for images" if paper.transform is None else "a transform of trained models"
+        raise UserError(f"{name!r} is {what} and cannot be an arm of a training comparison")
     return paper.patch
 
 

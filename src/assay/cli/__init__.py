@@ -40,7 +40,14 @@ def _options(
 
 def main() -> None:
     """Entry point. Errors become one line on standard error and an exit status (2: the input, 1: the rest)."""
-    from assay.cli import compare, papers, techniques, train  # noqa: F401  (they add their commands to ``app``)
+    from assay.cli import (  # noqa: F401  (they add their commands to ``app``)
+        apply,
+        claims,
+        compare,
+        papers,
+        techniques,
+        train,
+    )
 
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

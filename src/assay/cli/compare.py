@@ -38,6 +38,10 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare techniques with a baseline on equal terms: same data, same budget, paired by seed."""
+    from assay.comparison.runners.local import import_early
+
+    if runner == "local" and jobs != 1:
+        import_early()
     from assay.comparison.compare import compare as run
     from assay.comparison.spec import parse_tune
     from assay.reports import write_reports

@@ -12,6 +12,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the configuration, e.g. model.norm=seednorm."),
 ]
+Area = Annotated[str | None, typer.Option(help="Only this area of the catalogue.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay.cli import app
+from assay.cli.claims import claim_lines
+from assay.cli.options import Area, Json
+from assay.cli.printing import print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from assay.catalog.library import LibraryPaper
 
 papers_app = typer.Typer(help="Find papers, and import Daily Papers pages.", no_args_is_help=True)
 app.add_typer(papers_app, name="papers")
 
-_UNLIMITED = 10**6
-
-Area = Annotated[str | None, typer.Option(help="Only papers of this area of the catalogue.")]
 Since = Annotated[str | None, typer.Option(help="Only papers since YYYY, YYYY-MM or YYYY-MM-DD.")]
 Limit = Annotated[int, typer.Option(help="The most papers to show.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @papers_app.command("import")
@@ -107,44 +102,10 @@ def show_paper(paper: LibraryPaper, as_json: bool) -> None:
     lines += ["", paper.summary] if paper.summary else []
     lines += _section("Treats", [f"{symptom}: {symptoms()[symptom]}" for symptom in document["treats"]])
     lines += _section("Apply", _how_to_apply(document))
-    lines += _section("Claims", [line for claim in document["claims"] for line in _claim_lines(claim)])
+    claims = paper.record.claims if paper.record else ()
+    lines += _section("Claims", [line for claim in claims for line in claim_lines(claim)])
     lines += _section("Abstract", [paper.abstract] if paper.abstract else [])
-    _print("\n".join(lines))
-
-
-def print_json(document: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table fitted to the terminal; written elsewhere, its columns are as wide as their contents."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False)
-    for position, heading in enumerate(headings):
-        table.add_column(heading, no_wrap=all(" " not in row[position] for row in rows), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _print(table)
-
-
-def _print(content: str | Table) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    if sys.stdout.isatty():
-        console.print(content)
-    elif isinstance(content, str):
-        typer.echo(content)
-    else:
-        console.width = _UNLIMITED
-        console.width = console.measure(content).maximum
-        with console.capture() as written:
-            console.print(content)
-        typer.echo("\n".join(line.rstrip() for line in written.get().splitlines()))
+    print_text("\n".join(lines))
 
 
 def _show_papers(papers: Sequence[LibraryPaper], as_json: bool) -> None:
@@ -184,6 +145,7 @@ def _full(paper: LibraryPaper) -> dict[str, Any]:
         "treats": list(record.treats) if record else [],
         "patch": record and record.patch,
         "transform": record and record.transform,
+        "network": record and record.network,
         "apply": commands(record) if record else [],
         "claims": [claim.dump() for claim in record.claims] if record else [],
     }
@@ -192,17 +154,9 @@ def _full(paper: LibraryPaper) -> dict[str, Any]:
 def _how_to_apply(document: dict[str, Any]) -> list[str]:
     if document["transform"]:
         return [*document["apply"], f"transform {document['transform']!r}: changes a trained model"]
+    if document["network"]:
+        return [*document["apply"], f"network {document['network']!r} for images: assay.models.vision.networks"]
     return document["apply"] or ["cannot be applied here yet"]
-
-
-def _claim_lines(claim: dict[str, Any]) -> list[str]:
-    measure = "; ".join(f"{key} {_words(value)}" for key, value in claim["measure"].items())
-    lines = [f"{claim['id']}: {claim['says']}", f"  published: {claim['published']}"]
-    return [*lines, f"  measured here by: {measure}" if measure else "  not measurable here"]
-
-
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _section(heading: str, lines: list[str]) -> list[str]:

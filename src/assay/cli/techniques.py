@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from assay.cli import app
-from assay.cli.papers import Area, Json, print_json, print_table, show_paper
+from assay.cli.options import Area, Json
+from assay.cli.papers import show_paper
+from assay.cli.printing import print_json, print_table
 
 techniques_app = typer.Typer(help="List the techniques that can be applied by name.")
 app.add_typer(techniques_app, name="techniques")

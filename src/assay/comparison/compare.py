@@ -72,7 +72,7 @@ def compare(
     processes, threads = workers.choose(plan.planned[0].config, max(1, pending), jobs)
     with runners.build(runner, workers=processes, threads=threads) as running:
         plan.directory.open(spec)
-        execution = _Execution(plan, running, processes, progress)
+        execution = _Execution(plan, running, processes, threads, progress)
         tuned = execution.tune() if spec.tune else {}
         final = plan.final(tuned)
         execution.carry_out("comparing", final)
@@ -153,8 +153,9 @@ class _Plan:
 class _Execution:
     """Carrying out planned runs on a runner."""
 
-    def __init__(self, plan: _Plan, runner: Runner, processes: int, progress: bool) -> None:
-        self.plan, self.runner, self.processes, self.progress = plan, runner, processes, progress
+    def __init__(self, plan: _Plan, runner: Runner, processes: int, threads: int, progress: bool) -> None:
+        self.plan, self.runner, self.processes, self.threads = plan, runner, processes, threads
+        self.progress = progress
 
     def tune(self) -> dict[str, Tuning]:
         """Each arm's best candidate by its mean final metric; one that diverged anywhere is out."""
@@ -183,7 +184,7 @@ class _Execution:
         per_worker = [-(-len(arm_runs) // max(1, self.processes // len(by_arm))) for arm_runs in by_arm.values()]
         device = "cuda" if "gpu" in environment.hardware() else "cpu"
         compiled = any(
-            repays(arm_runs[0].config, device=device, sharing=sharing)
+            repays(arm_runs[0].config, device=device, threads=self.threads, sharing=sharing)
             for arm_runs, sharing in zip(by_arm.values(), per_worker, strict=True)
         )
         jobs = [

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +21,7 @@ _stop: Any = None
 
 @runners.register("local")
 class LocalRunner:
-    """Workers are fresh processes, started at once, so that they import while the parent prepares."""
+    """Workers are forked from a process that has done nothing but import; see ``import_early``."""
 
     def __init__(self, workers: int, threads: int) -> None:
         self.workers, self.threads = workers, threads
@@ -27,16 +29,14 @@ class LocalRunner:
     def __enter__(self) -> Self:
         self._pool: ProcessPoolExecutor | None = None
         if self.workers > 1:
-            context = multiprocessing.get_context("spawn")
+            context = import_early()
             self._stop = context.Event()
             gpus = context.Queue()
             for number in range(self.workers):
                 gpus.put(number)
             self._pool = ProcessPoolExecutor(
-                self.workers, context, initializer=_start, initargs=(self.threads, self._stop, gpus)
+                self.workers, context, initializer=_start, initargs=(dict(os.environ), self.threads, self._stop, gpus)
             )
-            for _ in range(self.workers):
-                self._pool.submit(_warm_up)
         return self
 
     def __exit__(
@@ -82,23 +82,33 @@ class LocalRunner:
             torch.set_num_threads(before)
 
 
-def _start(threads: int, stop: Any, gpus: Any) -> None:
+def import_early() -> BaseContext:
+    """Start the process from which workers will be forked, so that it imports while this one imports and plans.
+
+    Where processes cannot be forked, workers are spawned, and import for themselves.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["assay.training.loop", "torch._dynamo"])
+    forkserver.ensure_running()
+    return context
+
+
+def _start(environment: dict[str, str], threads: int, stop: Any, gpus: Any) -> None:
     """Prepare a worker: Ctrl-C is the parent's to handle, and each worker has its own GPU where there are any."""
     import signal
 
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.clear()
+    os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     import torch
 
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(gpus.get() % torch.cuda.device_count())
-
-
-def _warm_up() -> None:
-    import assay.training.loop  # noqa: F401
 
 
 def _batch(batch: Sequence[Job]) -> list[Job]:
