@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/assay compare --arms baseline,seednorm,peri-ln,layernorm-scaling,gated-attention \
@@ -24,6 +24,10 @@ lint: $(VENV)/.development
 bench: $(VENV)/.development
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+docs: $(VENV)/.development
+	$(BIN)/mkdocs build --clean
+	@echo "Open site/index.html in a browser."
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -40,4 +44,4 @@ $(VENV)/.development: $(VENV)/.runtime
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo site build dist

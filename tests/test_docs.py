@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 from assay.data import DataConfig
 from assay.losses import losses
 from assay.models import ModelConfig
-from assay.models.config import heads, mixers, mlps, norms, placements, positions, residuals
-from assay.optim import optimizers, schedules
+from assay.models.config import heads, linears, mixers, mlps, norms, placements, positions, residuals
+from assay.models.vision import networks
+from assay.optim import constraints, optimizers, schedules
 from assay.training.config import TrainingConfig
+from assay.transforms import transforms
+from assay.transforms.tuning import Tuning
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -26,8 +30,28 @@ def test_every_field_is_documented(config: type) -> None:
 
 def test_every_component_is_documented() -> None:
     pages = (ROOT / "docs" / "models.md").read_text() + (ROOT / "docs" / "configuration.md").read_text()
-    registries = (norms, placements, residuals, mixers, mlps, positions, heads, optimizers, schedules, losses)
+    registries = (
+        norms,
+        placements,
+        residuals,
+        mixers,
+        mlps,
+        linears,
+        positions,
+        heads,
+        optimizers,
+        schedules,
+        constraints,
+        losses,
+        networks,
+    )
     assert [name for registry in registries for name in registry if f"`{name}`" not in pages] == []
+
+
+def test_every_transform_is_documented_with_its_options() -> None:
+    page = (ROOT / "docs" / "apply.md").read_text()
+    options = {name for transform in transforms for name in inspect.signature(transforms[transform]).parameters}
+    assert [name for name in {*transforms, *options, *Tuning.model_fields} if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
