@@ -5,6 +5,10 @@ The Trainer's eight runs are done in one process: Llama in the shape of assay's 
 no peri-ln), the same token files, tokens, batches, sequence length, learning rate and optimizer (adamw_torch_fused),
 one evaluation of the same validation text and one saved model for each run, logging off. assay does what it does
 unless told otherwise: five evaluations, checkpoints, statistics, a report, and as many workers as there are cores.
+
+The first pair starts with an empty cache of compiled kernels, the others find what the first one compiled: both are
+shown. Before and after, the machine is asked how many matrix products two processes of one thread do beside one
+process of two threads: a comparison can gain by running side by side only what the machine gives there.
 """
 
 from __future__ import annotations
@@ -47,14 +51,16 @@ def main() -> None:
 
 
 def benchmark(arguments: Any, folder: Path) -> None:
-    os.environ |= {"ASSAY_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    kernels = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "kernels")}
+    os.environ |= {"ASSAY_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", **kernels}
     shape = SHAPES[arguments.size]
     settings = {f"model.{name}": value for name, value in shape.model().items()}
     settings |= {f"data.{name}": value for name, value in shape.data().items()} | {"data.corpus": arguments.corpus}
     plan = folder / "plan.json"
     plan.write_text(json.dumps(trainer_plan(shape, settings, arguments)))
-    sides = {"assay": [], "Trainer": []}
-    values = {"assay": [], "Trainer": []}
+    before = side_by_side()
+    sides: dict[str, list[float]] = {"assay": [], "Trainer": []}
+    values: dict[str, list[float]] = {"assay": [], "Trainer": []}
     for number in range(arguments.pairs):
         out = folder / f"pair{number}"
         for side in sides:
@@ -69,8 +75,11 @@ def benchmark(arguments: Any, folder: Path) -> None:
         values["assay"].append(baseline_value(out / "assay"))
         values["Trainer"].append(json.loads(Path(f"{plan}.result").read_text())["bits_per_token"])
     show(sides, values, arguments)
-    ratio = Spread.of([b / a for a, b in zip(sides["assay"], sides["Trainer"], strict=True)])
-    print(f"\nTrainer / assay: {ratio.show()}")
+    first, *others = [b / a for a, b in zip(sides["assay"], sides["Trainer"], strict=True)]
+    ratio = {"kernels to compile": Spread.of([first])} | ({"kernels cached": Spread.of(others)} if others else {})
+    print("\nTrainer / assay: " + ", ".join(f"{spread.show()} with {name}" for name, spread in ratio.items()))
+    gain = Spread.of([before, side_by_side()])
+    print(f"matrix products: two processes of one thread do {gain.show()} of what one process of two threads does")
     write_figures(
         arguments.json,
         "compare_speed",
@@ -83,8 +92,35 @@ def benchmark(arguments: Any, folder: Path) -> None:
         cores=options.cores(),
         seconds={side: Spread.of(times) for side, times in sides.items()},
         ratio=ratio,
+        two_processes_over_two_threads=gain,
         baseline_bits_per_byte={side: Spread.of(found) for side, found in values.items()},
     )
+
+
+PRODUCTS = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[1]))
+a, b = torch.randn(2048, 128), torch.randn(128, 344)
+for _ in range(200):
+    a @ b
+start, done = time.perf_counter(), 0
+while time.perf_counter() - start < 3:
+    for _ in range(100):
+        a @ b
+    done += 100
+print(done / (time.perf_counter() - start))
+"""
+
+
+def side_by_side() -> float:
+    """Matrix products per second of two processes with one thread each, over those of one process with two."""
+
+    def rate(processes: int, threads: int) -> float:
+        command = [sys.executable, "-c", PRODUCTS, str(threads)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        return sum(float(process.communicate()[0]) for process in started)
+
+    return rate(2, 1) / rate(1, 2)
 
 
 def assay_command(settings: dict[str, Any], arguments: Any, out: Path) -> list[str]:
