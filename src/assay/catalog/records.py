@@ -6,7 +6,9 @@ arxiv   = "2510.22777"
 kind    = "technique"
 summary = "RMSNorm with a gain that moves with the input"
 treats  = ["residual-growth"]                # keys of symptoms.toml
-patch   = { "model.norm" = "seednorm" }      # or transform = "...", or network = "..."; none: not yet
+patch   = { "model.norm" = "seednorm" }      # how it is applied by name; none: not yet. Or one of
+                                             # transform = "...", network = "...", diagnostics = ["..."],
+                                             # analysis = "NAME ARGUMENTS"
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Paper(Config):
 
     ``area`` is the stem of its file, ``date`` is ISO or ``--MM-DD`` while the year is open, ``treats`` are
     ids of symptoms, ``patch`` maps dotted fields of a run's configuration to values, ``transform`` names one of
-    trained models, and ``network`` one for images.
+    trained models, ``network`` one for images, ``diagnostics`` are those that measure what it measures, and
+    ``analysis`` is what stands after ``assay analyse``, with words in capitals for what a user has.
     """
 
     slug: Slug
@@ -71,13 +74,15 @@ class Paper(Config):
     patch: Annotated[dict[Line, Any], Field(min_length=1)] | None = None
     transform: Line | None = None
     network: Line | None = None
+    diagnostics: tuple[Line, ...] = ()
+    analysis: Line | None = None
     claims: tuple[Claim, ...] = ()
 
     @property
     def status(self) -> Literal["available", "catalogued"]:
         """``available`` if it can be applied here by name, else ``catalogued``."""
-        ways = (self.patch, self.transform, self.network)
-        return "catalogued" if all(way is None for way in ways) else "available"
+        ways = (self.patch, self.transform, self.network, self.diagnostics, self.analysis)
+        return "available" if any(ways) else "catalogued"
 
     @model_validator(mode="after")
     def _check_names(self) -> Paper:

@@ -31,7 +31,7 @@ class Arm:
 
 
 def techniques(area: str | None = None) -> list[Paper]:
-    """The papers with a patch or a transform. Raises ``UserError`` for an unknown area."""
+    """The papers that can be applied by name. Raises ``UserError`` for an unknown area."""
     return [paper for paper in records.papers(area) if paper.status == "available"]
 
 
@@ -68,21 +68,31 @@ def parse_arm(text: str) -> Arm:
 
 
 def commands(paper: Paper) -> list[str]:
-    """The shell commands that apply a transform to a model, or a patch to one training and to a comparison."""
+    """The shell commands that apply a transform to a model, measure it, or train and compare with a patch."""
+    found = []
     if paper.transform is not None:
-        return [f"assay apply {paper.slug} MODEL --text FILE --out DIR"]
+        found.append(f"assay apply {paper.slug} MODEL --text FILE --out DIR")
+    if paper.diagnostics:
+        found.append(f"assay diagnose MODEL --only {','.join(paper.diagnostics)} --out DIR")
+    if paper.analysis is not None:
+        found.append(f"assay analyse {paper.analysis}")
     if paper.patch is None:
-        return []
+        return found
     settings = " ".join(f"--set {shlex.quote(f'{f}={_argument(v)}')}" for f, v in sorted(paper.patch.items()))
-    return [f"assay train {settings}", f"assay compare --arms {BASELINE},{paper.slug}"]
+    return [*found, f"assay train {settings}", f"assay compare --arms {BASELINE},{paper.slug}"]
 
 
 def _patch_of(name: str) -> dict[str, Any]:
     paper = technique(name)
     if paper.patch is None:
-        what = "a network for images" if paper.transform is None else "a transform of trained models"
-        raise UserError(f"{name!r} is {what} and cannot be an arm of a training comparison")
+        raise UserError(f"{name!r} is {_what(paper)} and cannot be an arm of a training comparison")
     return paper.patch
+
+
+def _what(paper: Paper) -> str:
+    if paper.transform is not None:
+        return "a transform of trained models"
+    return "a measurement" if paper.diagnostics or paper.analysis else "a network for images"
 
 
 def _merge(patches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

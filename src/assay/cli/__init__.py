@@ -41,6 +41,7 @@ def _options(
 def main() -> None:
     """Entry point. Errors become one line on standard error and an exit status (2: the input, 1: the rest)."""
     from assay.cli import (  # noqa: F401  (they add their commands to ``app``)
+        analyse,
         apply,
         claims,
         compare,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.modeling_utils import PreTrainedModel
 
 from assay.data.tokenizers import Tokenizer
 from assay.data.tokenizers.hugging_face import HuggingFaceTokenizer
@@ -16,6 +17,8 @@ from assay.errors import UserError
 from assay.models import Decoder
 from assay.models.hugging_face.loading import load as load_released
 from assay.models.hugging_face.loading import locate
+from assay.models.hugging_face.model import AssayForCausalLM
+from assay.models.hugging_face.opening import open_released
 from assay.models.hugging_face.saving import save
 from assay.training.run_directory import RunDirectory
 
@@ -37,6 +40,17 @@ def load(path: str | Path, **options: Any) -> Decoder:
     model = Decoder(directory.config().model)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     return model.to(device=options.get("device", "cpu"), dtype=options.get("dtype", torch.float32)).eval()
+
+
+def open_model(path: str | Path, **options: Any) -> PreTrainedModel:
+    """The causal language model at ``path``, as transformers has it: of a run, or of any architecture it knows.
+
+    ``path`` and ``options`` are as for ``load``. It is for looking into models; ``load`` gives decoders, which can
+    be changed. Raises ``UserError`` if there is no model that can be read, naming the file or tensor that is wrong.
+    """
+    if is_run(path):
+        return AssayForCausalLM.from_decoder(load(path, **options)).eval()
+    return open_released(path, **options)
 
 
 def export(source: str | Path, out: str | Path) -> Path:
