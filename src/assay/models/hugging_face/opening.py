@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from assay.errors import UserError
@@ -58,8 +59,7 @@ def open_released(
         raise UserError(f"{place}: no causal language model can be read: {reason[:300]}") from error
     model, info = opened if isinstance(opened, tuple) else (opened, dict[str, Any]())
     _check(place, info)
-    moved: Any = model.to(device)  # type: ignore[arg-type]  (its annotations hide that of torch)
-    return moved.eval()
+    return nn.Module.to(model, device).eval()
 
 
 def _check(place: Path, info: dict[str, Any]) -> None:
