@@ -45,6 +45,7 @@ def main() -> None:
         apply,
         claims,
         compare,
+        diagnose,
         papers,
         techniques,
         train,

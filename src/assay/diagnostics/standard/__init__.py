@@ -1,0 +1,1 @@
+"""The standard diagnostics, one a file."""
