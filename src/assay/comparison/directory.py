@@ -62,12 +62,13 @@ class ComparisonDirectory:
             raise UserError(f"{str(directory.path)!r} holds a run that is not over")
         curve: dict[int, Point] = {}
         train: dict[int, Point] = {}
+        diagnostics: dict[str, dict[int, Point]] = {}
         for row in directory.metrics():
             for points, name in ((curve, "bits_per_byte"), (train, "loss")):
                 if name in row:
-                    points[row["step"]] = Point(
-                        step=row["step"], tokens=row["tokens"], seconds=row["seconds"], value=row[name]
-                    )
+                    points[row["step"]] = _point(row, row[name])
+            for name, value in row.get("diagnostics", {}).items():
+                diagnostics.setdefault(name, {})[row["step"]] = _point(row, value)
         return RunResult(
             arm=arm,
             seed=seed,
@@ -76,6 +77,7 @@ class ComparisonDirectory:
             value=summary.bits_per_byte,
             curve=list(curve.values()),
             train=thin(list(train.values())),
+            diagnostics={name: thin(list(points.values())) for name, points in diagnostics.items()},
             tokens=summary.tokens,
             flops=summary.flops,
             seconds=summary.seconds,
@@ -97,6 +99,10 @@ class ComparisonDirectory:
                     f"--out {str(self.path)!r} belongs to a comparison with {field}={old.get(field)!r}, "
                     f"not {new.get(field)!r}; choose another --out"
                 )
+
+
+def _point(row: dict[str, Any], value: Any) -> Point:
+    return Point(step=row["step"], tokens=row["tokens"], seconds=row["seconds"], value=value)
 
 
 def _shared(spec: ComparisonSpec) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class Point(Record):
 class RunResult(Record):
     """One run: ``value`` is the final validation metric, ``None`` exactly if the run diverged.
 
-    ``curve`` holds the validation metric and ``train`` the training loss in nats over training; ``seconds``
+    ``curve`` holds the validation metric and ``train`` the training loss in nats over training, ``diagnostics`` what
+    was recorded of each ``diagnostic.number``; ``seconds``
     is training time, ``peak_memory`` is in bytes, ``diverged_at`` is the step of the first loss that was not
     finite.
     """
@@ -84,6 +85,7 @@ class RunResult(Record):
     value: float | None
     curve: list[Point] = Field(default_factory=list)
     train: list[Point] = Field(default_factory=list, max_length=MAX_TRAIN_POINTS)
+    diagnostics: dict[str, list[Point]] = Field(default_factory=dict)
     tokens: NonNegativeInt
     flops: NonNegativeFloat
     seconds: NonNegativeFloat

@@ -190,7 +190,8 @@ class _Watch:
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         assert self.before is not None
-        before, after, middle = self.before, self._stream(output), self.middle
+        before, after = self.before, self._stream(output)
+        middle = None if self.middle is None else self.middle.view_as(before)
         attention = mlp = None
         if middle is not None and self._parallel(before, middle):
             assert self.attended is not None

@@ -46,7 +46,6 @@ def write_report(comparison: Comparison, directory: str | Path) -> Path:
 def html(comparison: Comparison) -> str:
     """The page, with plotly.js inside. Figures are JSON in which plotly has escaped ``<``, ``>`` and ``/``."""
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     figures = {}
     if any(arm.compared and arm.compared.pairs for arm in comparison.arms):
@@ -57,8 +56,10 @@ def html(comparison: Comparison) -> str:
         figures["validation"] = plots.validation(comparison)
     if any(run.train for arm in comparison.arms for run in arm.runs):
         figures["training"] = plots.training(comparison)
+    recorded = {f"diagnostic-{i}": name for i, name in enumerate(_recorded(comparison))}
+    figures |= {figure: plots.recorded(comparison, name) for figure, name in recorded.items()}
     return (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             comparison=comparison,
@@ -70,11 +71,25 @@ def html(comparison: Comparison) -> str:
             level=f"{100 * (1 - comparison.alpha):g} %",
             costs=[_cost(arm) for arm in comparison.arms],
             tuning=_tuning(comparison),
+            recorded=recorded,
             figures={name: Markup(figure.to_json()) for name, figure in figures.items()},
             heights={name: figure.layout.height for name, figure in figures.items()},
-            plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+            plotly=plotly(),
         )
     )
+
+
+def _recorded(comparison: Comparison) -> list[str]:
+    """Names of what diagnostics recorded in any run."""
+    return sorted({name for arm in comparison.arms for run in arm.runs for name in run.diagnostics})
+
+
+def plotly() -> Markup:
+    """plotly.js, for a script element."""
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs().replace("</script", "<\\/script"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +149,17 @@ def _breakable(name: str) -> Markup:
     return Markup("+<wbr>").join(escape(part) for part in name.split("+"))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this package, and their filters."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("assay.reports", "."),
         autoescape=lambda name: name is None or name.endswith(".jinja"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(numbers, name) for name in _FILTERS}
-    environment.filters |= {"rate": _rate, "swatch": _swatch, "breakable": _breakable}
-    return environment
+    found.filters |= {name: getattr(numbers, name) for name in _FILTERS}
+    found.filters |= {"rate": _rate, "swatch": _swatch, "breakable": _breakable}
+    return found

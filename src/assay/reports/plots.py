@@ -34,7 +34,7 @@ def style(index: int) -> tuple[str, str, str]:
 def forest(comparison: Comparison) -> Figure:
     """Each arm's mean difference from the baseline with its interval, and each pair's own difference."""
     others = list(enumerate(comparison.arms))[1:]
-    figure = _figure(_label_rows([arm for _, arm in others], comparison))
+    figure = blank(_label_rows([arm for _, arm in others], comparison))
     digits = decimals(comparison)
     baseline = _values(comparison.baseline)
     reached = [0.0]
@@ -78,9 +78,9 @@ def forest(comparison: Comparison) -> Figure:
                 "symbol": "diamond",
                 "line": {"color": colour, "width": 2.5},
             },
-            hovertemplate=f"<b>{_escape(arm.name)}</b><br>mean %{{x:+.{digits}f}}{interval}<extra></extra>",
+            hovertemplate=f"<b>{escape(arm.name)}</b><br>mean %{{x:+.{digits}f}}{interval}<extra></extra>",
         )
-    figure.update_xaxes(title_text=f"difference in {_escape(comparison.unit)}", range=_padded(reached))
+    figure.update_xaxes(title_text=f"difference in {escape(comparison.unit)}", range=_padded(reached))
     figure.update_layout(height=figure.layout.height + 20, margin={"t": 28})
     better, worse = ("left", "right") if comparison.lower_is_better else ("right", "left")
     arrows = {"left": "← {}", "right": "{} →"}
@@ -100,7 +100,7 @@ def forest(comparison: Comparison) -> Figure:
 
 def strip(comparison: Comparison) -> Figure:
     """Each run's final value; the runs of one seed are joined."""
-    figure = _figure(_label_rows(comparison.arms, comparison))
+    figure = blank(_label_rows(comparison.arms, comparison))
     digits = decimals(comparison)
     rows = [_values(arm) for arm in comparison.arms]
     for seed in sorted({seed for values in rows for seed in values}):
@@ -121,9 +121,9 @@ def strip(comparison: Comparison) -> Figure:
             mode="markers",
             marker={"color": colour, "size": 9, "symbol": symbol},
             customdata=list(values),
-            hovertemplate=f"<b>{_escape(arm.name)}</b><br>seed %{{customdata}}: %{{x:.{digits}f}}<extra></extra>",
+            hovertemplate=f"<b>{escape(arm.name)}</b><br>seed %{{customdata}}: %{{x:.{digits}f}}<extra></extra>",
         )
-    figure.update_xaxes(title_text=f"final validation {_escape(comparison.unit)}")
+    figure.update_xaxes(title_text=f"final validation {escape(comparison.unit)}")
     return figure
 
 
@@ -137,9 +137,17 @@ def training(comparison: Comparison) -> Figure:
     return _curves(comparison, lambda run: run.train, band=False)
 
 
+def recorded(comparison: Comparison, name: str) -> Figure:
+    """A number of a diagnostic over training, ``diagnostic.number``: mean and range over the seeds."""
+    figure = _curves(comparison, lambda run: run.diagnostics.get(name, []), band=True)
+    figure.update_yaxes(range=None)
+    figure.update_layout(height=260)
+    return figure
+
+
 def _curves(comparison: Comparison, points: Any, *, band: bool) -> Figure:
     """Every trace carries its arm and its x values by axis in ``meta``, for the page's switches."""
-    figure = _figure()
+    figure = blank()
     digits = decimals(comparison)
     curves = [aggregate(arm, points) for arm in comparison.arms]
     opacity = 0.16 if len(curves) <= 6 else 0.08
@@ -150,14 +158,14 @@ def _curves(comparison: Comparison, points: Any, *, band: bool) -> Figure:
                 x=curve.x["tokens"] + curve.x["tokens"][::-1],
                 y=curve.low + curve.high[::-1],
                 fill="toself",
-                fillcolor=_transparent(colour, opacity),
+                fillcolor=transparent(colour, opacity),
                 mode="none",
                 hoverinfo="skip",
                 meta={"arm": index, "x": {axis: xs + xs[::-1] for axis, xs in curve.x.items()}},
             )
     for index, (arm, curve) in enumerate(zip(comparison.arms, curves, strict=True)):
         colour, dash, _ = style(index)
-        name = _escape(arm.name)
+        name = escape(arm.name)
         _line(figure, index, curve, name, digits, line={"color": colour, "width": 2, "dash": dash})
         for run in arm.runs:
             ended = single(run, points)
@@ -204,7 +212,7 @@ def _padded(values: Sequence[float]) -> list[float] | None:
     return [min(values) - margin, max(values) + margin]
 
 
-def _figure(labels: Sequence[str] | None = None) -> Figure:
+def blank(labels: Sequence[str] | None = None) -> Figure:
     """An empty figure; with ``labels`` it has one labelled row each, the first on top."""
     from plotly.graph_objects import Figure
 
@@ -251,7 +259,7 @@ def _label_rows(arms: Sequence[ArmResult], comparison: Comparison) -> list[str]:
             if lines[-1] and len(lines[-1]) + len(part) > _LABEL_WIDTH:
                 lines.append("")
             lines[-1] += part
-        label = "<br>".join(_escape(line) for line in lines)
+        label = "<br>".join(escape(line) for line in lines)
         if arm.diverged:
             label += f"<br><i>{arm.diverged} of {len(arm.runs)} diverged</i>"
         labels.append(label)
@@ -262,11 +270,11 @@ def _values(arm: ArmResult) -> dict[int, float]:
     return {run.seed: run.value for run in arm.runs if run.value is not None}
 
 
-def _transparent(colour: str, opacity: float) -> str:
+def transparent(colour: str, opacity: float) -> str:
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text as text where plotly would read tags and variables."""
     return html.escape(text, quote=False).replace("%", "&#37;")

@@ -10,7 +10,7 @@
     plots.set(plot.id, plot);
   }
 
-  const curves = ["validation", "training"].map((id) => plots.get(id)).filter(Boolean);
+  const curves = [...plots.values()].filter((plot) => plot.layout.meta?.axes);
   for (const input of document.querySelectorAll("input[name=axis]")) {
     input.addEventListener("change", () => {
       for (const plot of curves) {

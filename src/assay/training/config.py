@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import nn
 
 from assay.config import Config, assign, read_toml
@@ -22,12 +22,22 @@ from assay.slots import Component, In
 from assay.version import __version__
 
 
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    if names:
+        from assay.diagnostics import diagnostics
+
+        for name in names:
+            diagnostics[name]
+    return names
+
+
 class TrainingConfig(Config):
     """How long and how to train.
 
     One of three budgets: ``tokens``, ``flops`` (forward and backward, counted on the model itself) or
     ``seconds`` (of training steps; evaluation and checkpoints don't count). ``evaluations`` are spread evenly over
-    the run, the last at its end; all but the last read an eighth of the validation text.
+    the run, the last at its end; all but the last read an eighth of the validation text. The numbers of
+    ``diagnostics``, by name, are logged every ``diagnostics_every`` steps and at the end.
     """
 
     tokens: Count | None = None
@@ -38,6 +48,8 @@ class TrainingConfig(Config):
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     micro_batch_size: Count | None = None
     evaluations: Count = 5
+    diagnostics: Annotated[tuple[str, ...], AfterValidator(_known)] = ()
+    diagnostics_every: Count = 100
 
     compile: bool | Literal["auto"] = "auto"
     sharding: Literal["none", "fsdp"] = "none"
@@ -110,6 +122,8 @@ class RunConfig(Config):
         description = self.dump()
         for field in EXECUTION:
             del description["training"][field]
+        if not self.training.diagnostics:
+            del description["training"]["diagnostics"], description["training"]["diagnostics_every"]
         del description["data"]["corpus"]
         identity = {"assay": __version__, "data": data_fingerprint, "config": description}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -34,6 +34,7 @@ from assay.training.config import RunConfig, read_run_config
 from assay.training.evaluation import evaluate
 from assay.training.objective import Objective
 from assay.training.progress import ProgressBar
+from assay.training.recording import Recorder
 from assay.training.run_directory import RunDirectory, Summary
 
 LOGGED_TOGETHER = 20
@@ -127,6 +128,8 @@ class _Run:
         self.constraint = config.constraint.build(model=accelerator.unwrap_model(self.module).model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = config.schedule.build()
+        names = config.training.diagnostics
+        self.recorder = Recorder(names, data, config.data.sequence_length) if names else None
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self.diverged_at: int | None = None
@@ -148,6 +151,9 @@ class _Run:
             before = self._spent()
             self._train_step()
             over = self._spent() >= 1
+            if self.recorder is not None and (over or self.step % self.config.training.diagnostics_every == 0):
+                self._flush(bar)
+                self._record()
             if over or len(self.rows) >= LOGGED_TOGETHER:
                 self._flush(bar)
             if not over and int(before * evaluations) < int(self._spent() * evaluations):
@@ -183,16 +189,7 @@ class _Run:
             torch.accelerator.synchronize()
         self.step += 1
         self.seconds += time.perf_counter() - start
-        self.rows.append(
-            {
-                "step": self.step,
-                "tokens": self.step * config.tokens_per_step,
-                "seconds": round(self.seconds, 4),
-                "lr": self.rates[0] * factor,
-                "loss": loss,
-                "grad_norm": norm,
-            }
-        )
+        self.rows.append(self._row(lr=self.rates[0] * factor, loss=loss, grad_norm=norm))
 
     def _batch(self) -> Tensor:
         """This process's rows of the step's global batch; the step's random numbers start here."""
@@ -254,19 +251,26 @@ class _Run:
         )
         self.rows = []
 
+    def _record(self) -> None:
+        """Log what the diagnostics measure; it takes no time of the run's own."""
+        if self.recorder is not None and self.diverged_at is None and self.accelerator.is_main_process:
+            found = self.recorder(self.accelerator.unwrap_model(self.module).model)
+            values = {name: value if math.isfinite(value) else None for name, value in found.items()}
+            self.directory.append([self._row(diagnostics=values)])
+            if self.config.training.trackers:
+                self.accelerator.log({k: v for k, v in values.items() if v is not None}, step=self.step)
+
+    def _row(self, **values: Any) -> dict[str, Any]:
+        tokens = self.step * self.config.tokens_per_step
+        return {"step": self.step, "tokens": tokens, "seconds": round(self.seconds, 4), **values}
+
     def _evaluate(self, *, share: float) -> float | None:
         value = evaluate(self.module, self.data, self.config, self.accelerator, share=share)
         if not math.isfinite(value):
             self.diverged_at = self.step
             return None
         if self.accelerator.is_main_process:
-            row = {
-                "step": self.step,
-                "tokens": self.step * self.config.tokens_per_step,
-                "seconds": round(self.seconds, 4),
-                "bits_per_byte": value,
-            }
-            self.directory.append([row])
+            self.directory.append([self._row(bits_per_byte=value)])
             if self.config.training.trackers:
                 self.accelerator.log({"bits_per_byte": value}, step=self.step)
         return value
@@ -332,6 +336,8 @@ def _accelerator(config: RunConfig, path: Path) -> Accelerator:
         )
     trackers = list(config.training.trackers)
     gpus = torch.accelerator.is_available()
+    if plugin is not None and config.training.diagnostics:
+        raise UserError("training.diagnostics needs whole weights on one device: training.sharding='none'")
     if plugin is not None and not gpus:
         raise UserError("training.sharding='fsdp' needs GPUs; on CPUs processes keep whole copies: 'none'")
     try:
