@@ -18,6 +18,7 @@ SAID = {
     "compare_speed": ["Trainer / assay:", "seconds"],
     "compare_overhead": ["overhead in percent", "The first comparison of a process"],
     "kernels": ["Fused kernels"],
+    "diagnose": ["time / plain forward", "matrix entropy / matrix nuclear norm"],
     "false_positives": ["Equal arms: stated to err in 5% or less", "in theory", "95 % interval"],
 }
 Started = dict[str, tuple[subprocess.Popen[str], Path]]

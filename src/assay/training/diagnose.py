@@ -183,7 +183,17 @@ def _texts(text: Any, corpus: Any, source: str | Path | None, tokenizer: Tokeniz
     if corpus is not None:
         data = prepare(DataConfig.parse({"corpus": corpus, "sequence_length": 1}), tokenizer)
         return {data.corpus: data.validation}
-    return {"code": _module_source("argparse") + _module_source("typing"), "prose": _prose()}
+    return standard_texts()
+
+
+def standard_texts() -> dict[str, str]:
+    """Two domains that every Python has: code of its standard library, and the prose of its help."""
+    from pydoc_data import topics
+
+    return {
+        "code": _module_source("argparse") + _module_source("typing"),
+        "prose": "\n\n".join(topics.topics.values()),
+    }
 
 
 def _read(file: Path) -> str:
@@ -197,13 +207,6 @@ def _module_source(name: str) -> str:
     file = importlib.import_module(name).__file__
     assert file is not None
     return Path(file).read_text(encoding="utf-8")
-
-
-def _prose() -> str:
-    """What Python's own help says about its topics."""
-    from pydoc_data import topics
-
-    return "\n\n".join(topics.topics.values())
 
 
 def _ids(content: Any, tokenizer: Tokenizer, tokens: int) -> list[int]:
