@@ -37,8 +37,8 @@
   }
 
   addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details")) details.open = true;
-    for (const plot of plots.values()) Plotly.relayout(plot, { width: 680 });
+    for (const details of document.querySelectorAll("details:not(.long)")) details.open = true;
+    for (const plot of plots.values()) Plotly.relayout(plot, { width: Number(plot.dataset.print ?? 680) });
   });
   addEventListener("afterprint", () => {
     for (const plot of plots.values()) Plotly.relayout(plot, { width: null, autosize: true });

@@ -54,12 +54,12 @@ def activation_ratio(values: Tensor, columns: Tensor, error: float = ERROR) -> f
     sizes = values.abs() * columns.norm(dim=0)
     output = (values @ columns.T).norm(dim=-1).clamp(min=1e-12)
     ordered = sizes.flatten().sort().values
-    low, high = 0, len(ordered) - 1
-    for _ in range(HALVINGS):
+    low, high = -1, len(ordered)
+    while high - low > max(1, len(ordered) >> HALVINGS):
         middle = (low + high) // 2
         tail = (values * (sizes <= ordered[middle])) @ columns.T
         if (tail.norm(dim=-1) / output).mean() <= error:
             low = middle
         else:
             high = middle
-    return (sizes > ordered[low]).float().mean().item()
+    return (sizes > ordered[low]).float().mean().item() if low >= 0 else 1.0

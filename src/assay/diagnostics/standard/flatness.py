@@ -40,7 +40,7 @@ class Flatness(Diagnostic):
             logits = self.subject.logits(ids)[:, :-1].float()
             return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
-        generator = torch.Generator(device=self.subject.device).manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         try:
             for parameter in parameters:
                 parameter.requires_grad_(True)

@@ -15,6 +15,7 @@ from assay.diagnostics import Diagnostic, Result, diagnostics
 from assay.diagnostics.events import LayerStep
 from assay.diagnostics.subject import Subject
 from assay.diagnostics.windows import Windows
+from assay.errors import UserError
 from assay.measures.geometry import local_parts, token_figures
 
 TOKENS = 192
@@ -34,9 +35,11 @@ class LayerUpdates(Diagnostic):
 
     @torch.no_grad()
     def work(self, windows: Windows) -> None:
-        if windows.ids.shape[1] > NEIGHBOURS + 1:
-            with self.subject.listening(layer=self._measure):
-                self.subject.logits(windows.ids[:1, : TOKENS + 1].to(self.subject.device))
+        length = windows.ids.shape[1]
+        if length < NEIGHBOURS + 2:
+            raise UserError(f"windows of {length} tokens are too short; a map of each token needs {NEIGHBOURS + 2}")
+        with self.subject.listening(layer=self._measure):
+            self.subject.logits(windows.ids[:1, : TOKENS + 1].to(self.subject.device))
 
     def _measure(self, step: LayerStep) -> None:
         before, after = step.before[0, 1:], step.after[0, 1:]
@@ -45,9 +48,7 @@ class LayerUpdates(Diagnostic):
         found = token_figures(before, after, parts, directions)
         self.figures[step.layer] = {name: values.nanmean().item() for name, values in found.items()}
 
-    def result(self) -> Result | None:
-        if not self.figures:
-            return None
+    def result(self) -> Result:
         names = {"tokenwise": "update_tokenwise", "residual": "update_residual", "state": "state_tokenwise"}
         arrays = {
             short: [self.figures[layer][name] for layer in sorted(self.figures)] for short, name in names.items()

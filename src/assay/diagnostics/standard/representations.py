@@ -34,10 +34,10 @@ class Representations(Diagnostic):
     def on_layer(self, step: LayerStep) -> None:
         if step.layer in self.ranks:
             return
-        states = step.after[0, 1:]
+        states = step.after[0, 1:].double()
         centred = states - states.mean(0)
         gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
-        singular = torch.linalg.eigvalsh(gram.double()).clamp(min=0).sqrt()
+        singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
         self.ranks[step.layer] = effective_rank(singular).item() / len(singular)
 
     def on_output(self, output: Output) -> None:

@@ -6,8 +6,10 @@ Weights are read from safetensors or GGUF only; nothing is unpickled and no code
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -49,6 +51,20 @@ def skeleton(config: ModelConfig) -> Decoder:
     """A decoder whose parameters have shapes but no storage, and whose buffers are real."""
     with torch.device("cpu"), init_empty_weights(include_buffers=False):
         return Decoder(config)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars and warnings, so that an error stays one line."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def locate(path: str | Path, gguf_file: str | None = None) -> Path:
@@ -113,7 +129,8 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedConfig, Mappin
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         _family(config.model_type, file)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, config=config, gguf_file=file.name, dtype=dtype)
+        with quietly():
+            model = AutoModelForCausalLM.from_pretrained(file.parent, config=config, gguf_file=file.name, dtype=dtype)
     except UserError:
         raise
     except Exception as error:

@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from assay.errors import UserError
 from assay.models.hugging_face.checkpoint import Checkpoint, read_json
-from assay.models.hugging_face.loading import load, locate
+from assay.models.hugging_face.loading import load, locate, quietly
 from assay.models.hugging_face.model import AssayForCausalLM
 
 
@@ -53,7 +53,8 @@ def open_released(
         with Checkpoint(place):
             folder, options = place, options | {"use_safetensors": True, "output_loading_info": True}
     try:
-        opened = AutoModelForCausalLM.from_pretrained(folder, **options)
+        with quietly():
+            opened = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{place}: no causal language model can be read: {reason[:300]}") from error
