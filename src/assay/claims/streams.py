@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from assay.diagnostics.subject import Subject
 from assay.models import Decoder
 
 T = TypeVar("T")
@@ -20,14 +21,6 @@ def after_each_layer(
 ) -> list[T]:
     """``reduce`` of what the head would read (before its norm) after each layer, in one forward pass."""
     found: list[T] = []
-
-    def keep(layer: Any, inputs: Any, state: Any) -> None:
-        found.append(reduce(model.residual.finish(state).double()))
-
-    hooks = [layer.register_forward_hook(keep) for layer in model.layers]
-    try:
+    with Subject(model).listening(layer=lambda step: found.append(reduce(step.after.double()))):
         model.hidden(ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found

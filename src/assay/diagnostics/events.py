@@ -43,7 +43,7 @@ class Attention:
 
 
 class LayerStep:
-    """The residual stream before, within and after one layer, in float32.
+    """The residual stream before, within and after one layer, in float32 at least.
 
     Attributes:
         layer: its index, from 0.

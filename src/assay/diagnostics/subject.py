@@ -165,7 +165,7 @@ class _Watch:
 
     def _stream(self, state: Any) -> Tensor:
         found = self.decoder.residual.finish(state) if self.decoder is not None else first_tensor(state)
-        return found.float()
+        return wide(found)
 
     def _begin(self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         self._forget()
@@ -182,11 +182,11 @@ class _Watch:
 
     def _norm(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self.attended is not None and self.middle is None and inputs[0] is not self.attended:
-            self.middle = inputs[0].float()
+            self.middle = wide(inputs[0])
 
     def _mlp(self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.attended is not None and self.middle is None:
-            self.middle = (inputs[0] if inputs else next(iter(options.values()))).float()
+            self.middle = wide(inputs[0] if inputs else next(iter(options.values())))
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         assert self.before is not None
@@ -195,7 +195,7 @@ class _Watch:
         attention = mlp = None
         if middle is not None and self._parallel(before, middle):
             assert self.attended is not None
-            attention = self.attended.float()
+            attention = wide(self.attended)
             mlp = after - before - attention
         elif middle is not None:
             attention, mlp = middle - before, after - middle
@@ -213,6 +213,11 @@ def stream_given(inputs: tuple[Any, ...], options: dict[str, Any], subject: Subj
     if not isinstance(given, Tensor):
         raise UserError("the residual stream of this model is not one tensor, so no layer of it can be skipped")
     return given
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def first_tensor(output: Any) -> Tensor:

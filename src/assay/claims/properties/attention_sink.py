@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from assay.claims.properties import properties
+from assay.claims.streams import after_each_layer
 from assay.errors import UserError
 from assay.models import Decoder
 from assay.nn.attention.softmax import SoftmaxAttention, shared
@@ -97,22 +98,14 @@ def value_drain(model: Decoder, ids: Int[Tensor, "batch time"]) -> Float[Tensor,
     return torch.stack(at_every_attention(model, ids, drain))
 
 
-@torch.no_grad()
 def residual_peak(model: Decoder, ids: Int[Tensor, "batch time"]) -> Float[Tensor, " layers"]:
     """The norm of the residual stream at the first token beside that at the others, after each layer."""
-    found: list[Tensor] = []
 
-    def keep(layer: Any, inputs: Any, state: Any) -> None:
-        norms = model.residual.finish(state).norm(dim=-1)
-        found.append(norms[:, 0].mean() / norms[:, 1:].mean())
+    def peak(state: Float[Tensor, "batch time hidden"]) -> Tensor:
+        norms = state.norm(dim=-1)
+        return norms[:, 0].mean() / norms[:, 1:].mean()
 
-    hooks = [layer.register_forward_hook(keep) for layer in model.layers]
-    try:
-        model.hidden(ids)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(found)
+    return torch.stack(after_each_layer(model, ids, peak)).to(model.embedding.weight.dtype)
 
 
 @torch.no_grad()
