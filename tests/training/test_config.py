@@ -143,6 +143,7 @@ CHANGED: dict[str, Any] = {
     "training.grad_clip": 0.5,
     "training.micro_batch_size": 4,
     "training.evaluations": 4,
+    "training.diagnostics": ["attention-logits"],
     "seed": 1,
 }
 UNCHANGED: dict[str, Any] = {
@@ -150,6 +151,7 @@ UNCHANGED: dict[str, Any] = {
     "training.sharding": "fsdp",
     "training.checkpoint_seconds": 1,
     "training.trackers": ["tensorboard"],
+    "training.diagnostics_every": 7,
     "data.corpus": "text:/the/same/text/elsewhere",
 }
 
@@ -177,7 +179,14 @@ class TestRunId:
         """A new field must be decided on: does it make another experiment?"""
         fields = flatten(RunConfig().dump()).keys()
         assert fields <= CHANGED.keys() | UNCHANGED.keys()
-        assert {f"training.{field}" for field in EXECUTION} == UNCHANGED.keys() - {"data.corpus"}
+        assert {f"training.{field}" for field in EXECUTION} == UNCHANGED.keys() - {
+            "data.corpus",
+            "training.diagnostics_every",
+        }
+
+    def test_how_often_to_diagnose_counts_where_diagnostics_are_named(self) -> None:
+        runs = [parse(training={"diagnostics": ["voids"], "diagnostics_every": every}) for every in (100, 7)]
+        assert len({run.run_id("data") for run in runs} | {self.BASE}) == 3
 
     def test_the_data_enter_by_their_content(self) -> None:
         assert RunConfig().run_id("other data") != self.BASE

@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 
-from assay.data.tokenizers.bytes import ByteTokenizer
+from assay.data.tokenizers.bytes import Bytes
+from assay.data.windows import prepare
 from assay.diagnostics import diagnostics
 from assay.diagnostics.diagnosis import Diagnosis
 from assay.errors import UserError
-from assay.models import Decoder
+from assay.models import Decoder, ModelConfig
 from assay.training.config import RunConfig
 from assay.training.diagnose import diagnose
 from assay.training.loop import train
@@ -48,7 +49,7 @@ def test_windows_are_of_the_text_behind_the_separator(text: Path) -> None:
     content = text.read_bytes()
     gap = (len(content) - 200) // 5
     starts = [number * (40 + gap) for number in range(5)]
-    separator = ByteTokenizer().separator
+    separator = Bytes().separator
     ids = torch.tensor([[separator, *content[start : start + 39]] for start in starts])
     with torch.no_grad():
         expected = model(ids, labels=ids).loss.item()
@@ -71,7 +72,9 @@ def test_all_together_find_what_each_finds_alone_and_leave_the_model_as_it_was(t
     assert list(whole.results) == list(diagnostics)
     assert not whole.skipped
     for name in ("attention-sinks", "depth-use", "layer-skipping", "gradients", "weight-spectra"):
-        assert short(model, text, only=[name]).results == {name: whole.results[name]}
+        alone = short(model, text, only=[name])
+        assert list(alone.results) == [name]
+        assert alone.results[name].scalars == pytest.approx(whole.results[name].scalars, rel=1e-4, abs=1e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -97,16 +100,13 @@ def test_a_run_is_read_on_its_own_validation_text(tiny_config: RunConfig, tmp_pa
     train(tiny_config, out=tmp_path / "run")
     found = diagnose(tmp_path / "run", tokens=128, length=32, only=["output-logits", "attention-sinks"])
     assert found.model == str(tmp_path / "run")
-    assert found.about["domains"] == [
-        tiny_config.data.corpus.name + ":" + str(tiny_config.data.corpus.options["path"])
-    ]
+    assert found.about["domains"] == [prepare(tiny_config.data).corpus]
     assert list(found.results) == ["output-logits", "attention-sinks"]
 
 
 def test_a_model_without_a_text_reads_the_interpreters_own() -> None:
-    decoder = Decoder(
-        RunConfig.parse({"model": {"depth": 2, "hidden_size": 32, "num_heads": 2}}).with_vocabulary(257).model
-    )
+    sizes = {"depth": 2, "hidden_size": 32, "num_heads": 2, "vocab_size": 257, "max_length": 32}
+    decoder = Decoder(ModelConfig.parse(sizes))
     found = diagnose(decoder, tokenizer="bytes", tokens=128, length=32, only=["residual-norms"])
     assert found.about["domains"] == ["code", "prose"]
     assert found.about["tokens"] == 128
@@ -140,6 +140,20 @@ def test_what_is_broken_worst_comes_first(text: Path) -> None:
     assert [finding.excess for finding in findings] == sorted((f.excess for f in findings), reverse=True)
 
 
+def test_states_that_overflow_are_found_and_stop_nothing(text: Path, tmp_path: Path) -> None:
+    """Finite weights whose products are not."""
+    model = llama()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight *= 1e30
+        model.model.layers[0].mlp.down_proj.weight *= 1e30
+    found = short(model, text, gradients=True)
+    assert {"residual-growth", "logit-growth", "massive-activation"} <= {one.symptom for one in found.findings}
+    assert found.findings[0].excess == math.inf
+    assert found.skipped["layer-updates"] == "the states after layer 0 are not finite"
+    assert found.skipped["flatness"].endswith("it must be a finite number")
+    assert json.loads(found.save(tmp_path).read_text())["findings"][0]["excess"] is None
+
+
 def test_windows_too_short_for_one_diagnostic_leave_the_others(text: Path) -> None:
     found = short(llama(), text, length=16)
     reason = "windows of 16 tokens are too short; a map of each token needs 34"
@@ -149,7 +163,6 @@ def test_windows_too_short_for_one_diagnostic_leave_the_others(text: Path) -> No
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"tokenizer": None}, "a model has no tokenizer of its own; give one, such as tokenizer='bytes'"),
         ({"only": []}, "no diagnostic is named; known: activation-sparsity, "),
         ({"only": ["void"]}, "unknown diagnostic 'void'; nearest: voids"),
         ({"tokens": "many"}, "'many'"),
@@ -160,8 +173,11 @@ def test_windows_too_short_for_one_diagnostic_leave_the_others(text: Path) -> No
 )
 def test_mistakes(text: Path, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError) as caught:
-        short(
-            llama(), text, **{"length": 16, "only": ["weights"], **options}
-        ) if "tokenizer" not in options else diagnose(llama(), text=text)
+        short(llama(), text, **{"length": 16, "only": ["weights"], **options})
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_needs_a_tokenizer(text: Path) -> None:
+    with pytest.raises(UserError, match="a model has no tokenizer of its own; give one, such as tokenizer='bytes'"):
+        diagnose(llama(), text=text)

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from assay.comparison.compare import compare
-from assay.config import assign
+from assay.config import flatten
 from assay.data.windows import prepare
 from assay.diagnostics.subject import Subject
 from assay.errors import UserError
+from assay.reports import write_reports
 from assay.training.config import RunConfig
 from assay.training.diagnose import carry_out
 from assay.training.export import load
@@ -79,13 +80,13 @@ def test_the_model_goes_on_in_its_mode(tiny_config: RunConfig, tmp_path: Path, t
 
 def test_an_unknown_name_is_refused_before_anything_is_done(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        train(out=tmp_path / "run", config=tiny, values={"training.diagnostics": ["atention-logits"]})
+        train(tiny, out=tmp_path / "run", values={"training.diagnostics": ["atention-logits"]})
     assert "unknown diagnostic 'atention-logits'; nearest: attention-logits" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_comparison_shows_them_by_arm(tiny: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
-    values = assign({}, {"model": tiny["model"], "data": tiny["data"]})
+def test_a_comparison_shows_them_by_arm(tiny: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("assay.comparison.workers.available_cores", lambda: 1)
     result = compare(
         arms=["baseline", "seednorm"],
         seeds=1,
@@ -93,8 +94,7 @@ def test_a_comparison_shows_them_by_arm(tiny: dict[str, Any], corpus: Path, tmp_
         jobs=1,
         out=tmp_path / "out",
         values={
-            **{f"model.{name}": value for name, value in values["model"].items()},
-            **{f"data.{name}": value for name, value in values["data"].items()},
+            **flatten({"model": tiny["model"], "data": tiny["data"]}),
             "training.evaluations": 2,
             "training.diagnostics": ["attention-logits"],
             "training.diagnostics_every": 4,
@@ -103,6 +103,7 @@ def test_a_comparison_shows_them_by_arm(tiny: dict[str, Any], corpus: Path, tmp_
     for arm in result.arms:
         points = arm.runs[0].diagnostics["attention-logits.largest_logit"]
         assert [point.tokens for point in points] == [512, 1024, 1536]
+    write_reports(result, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Diagnostics over training" in page
     assert "attention-logits.largest_logit" in page

@@ -13,7 +13,7 @@ from assay.catalog.records import Paper, papers
 from assay.catalog.techniques import commands
 from assay.diagnostics import Finding, Result
 from assay.errors import UserError
-from assay.files import write_json
+from assay.files import disk_errors, write_json
 
 NAME = "findings.json"
 
@@ -45,7 +45,7 @@ class Diagnosis:
 
     def document(self) -> dict[str, Any]:
         """What ``findings.json`` holds; numbers that are not finite are null."""
-        return _finite(
+        return finite(
             {
                 "model": self.model,
                 "about": dict(self.about),
@@ -61,6 +61,8 @@ class Diagnosis:
     def save(self, folder: str | Path) -> Path:
         """Write ``findings.json``. Raises ``AssayError`` if the disk refuses."""
         path = Path(folder) / NAME
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.document())
         return path
 
@@ -96,11 +98,12 @@ def check_folder(out: str | Path) -> None:
         raise UserError(f"{str(out)!r} is not empty and holds no {NAME}; give another folder")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

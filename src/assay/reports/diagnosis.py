@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from assay.diagnostics.diagnosis import NAME, Diagnosis, treatments, try_command
+from assay.diagnostics.diagnosis import NAME, Diagnosis, finite, treatments, try_command
 from assay.files import disk_errors, write_json, write_text
 from assay.reports.diagnosis_html import html
 
@@ -44,7 +44,7 @@ def _document(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
     first, *others = diagnoses
     if not others:
         return first.document()
-    return {**first.document(), "other": others[0].document(), "changes": changes(first, others[0])}
+    return {**first.document(), "other": others[0].document(), "changes": finite(changes(first, others[0]))}
 
 
 def print_findings(diagnosis: Diagnosis, console: Console) -> None:

@@ -44,7 +44,7 @@ class AttentionLogits(Diagnostic):
         largest = [self.largest[layer] for layer in layers]
         entropies = self.means.by_layer("entropy")
         means = [entropy.mean().item() for entropy in entropies]
-        top = max(row.max().item() for row in largest)
+        top = torch.cat(largest).max().item()
         found = []
         if not top < LARGEST:
             where = [
@@ -64,7 +64,7 @@ class AttentionLogits(Diagnostic):
                     "attention is close to one-hot there and its gradient vanishes; 16 bits are coarse at such "
                     "sizes, and training tends to spike",
                     tuple(sorted(where, key=lambda place: -place["logit"])),
-                    top / LARGEST,
+                    top / LARGEST if top == top else float("inf"),
                 )
             )
         lowest = min(means)

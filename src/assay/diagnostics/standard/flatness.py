@@ -65,7 +65,7 @@ class Flatness(Diagnostic):
                     "chosen here: half a nat",
                     "rounding, averaging or fine-tuning will hurt this model more than most",
                     (),
-                    self.sharpness / SHARP,
+                    self.sharpness / SHARP if self.sharpness == self.sharpness else float("inf"),
                 )
             )
         return Result({"trace": self.trace, "sharpness": self.sharpness}, {}, found)

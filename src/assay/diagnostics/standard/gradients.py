@@ -56,6 +56,8 @@ class Gradients(Diagnostic):
 
     def _row(self, name: str, gradient: torch.Tensor) -> dict[str, Any]:
         wide = (gradient if gradient.shape[0] <= gradient.shape[1] else gradient.T).double()
+        if not wide.isfinite().all():
+            return {"matrix": name, "nuclear_norm": float("nan"), "effective_rank": float("nan")}
         singular = torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).sqrt()
         return {
             "matrix": name,
@@ -79,7 +81,7 @@ class Gradients(Diagnostic):
                     "chosen here: two orders of magnitude",
                     "one learning rate cannot suit both: some layers hardly train, or others are unstable",
                     tuple({"layer": layer, "norm": self.norms[layer]} for layer in order),
-                    imbalance / UNEVEN,
+                    imbalance / UNEVEN if imbalance == imbalance else float("inf"),
                 )
             )
         ranks = [row["effective_rank"] for row in self.rows if row["effective_rank"] == row["effective_rank"]]

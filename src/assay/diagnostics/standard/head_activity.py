@@ -66,7 +66,7 @@ class HeadActivity(Diagnostic):
                 Finding(
                     "head-activity",
                     "dead-head",
-                    f"{len(dead)} of {total} heads write less than {DEAD:.0%} of what the median head of their layer "
+                    f"of {total} heads, {len(dead)} write less than {DEAD:.0%} of what their layer's median head "
                     "writes, once what is the same for every token is taken away",
                     worst,
                     DEAD,

@@ -43,6 +43,8 @@ class LayerUpdates(Diagnostic):
 
     def _measure(self, step: LayerStep) -> None:
         before, after = step.before[0, 1:], step.after[0, 1:]
+        if not after.isfinite().all():
+            raise UserError(f"the states after layer {step.layer} are not finite")
         parts = local_parts(before, after, neighbours=NEIGHBOURS)
         directions = torch.linalg.svd(parts, full_matrices=False).Vh[:DIRECTIONS].T
         found = token_figures(before, after, parts, directions)

@@ -62,8 +62,8 @@ class MassiveActivations(Diagnostic):
                 Finding(
                     "massive-activations",
                     "massive-activation",
-                    f"in {len(layers)} layers ({layers[0]} to {layers[-1]}), features "
-                    f"{', '.join(map(str, dimensions[:5]))}{' …' if len(dimensions) > 5 else ''} reach values up to "
+                    f"in {len(layers)} layers, from {layers[0]} to {layers[-1]}, values of feature "
+                    f"{', '.join(map(str, dimensions[:5]))}{' …' if len(dimensions) > 5 else ''} reach "
                     f"{max(tops):.4g}, {max(ratios):.3g} times the median of their layer",
                     max(ratios),
                     RATIO,
@@ -71,7 +71,7 @@ class MassiveActivations(Diagnostic):
                     "these values act as a constant that attention sinks feed on; they stretch the range of 8-bit "
                     "activations, and removing them breaks the model",
                     tuple(place for _, place in places),
-                    places[0][0],
+                    max(ratios) / RATIO if max(tops) < float("inf") else float("inf"),
                 )
             )
         return Result(

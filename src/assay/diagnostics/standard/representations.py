@@ -37,6 +37,9 @@ class Representations(Diagnostic):
         states = step.after[0, 1:].double()
         centred = states - states.mean(0)
         gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+        if not gram.isfinite().all():
+            self.ranks[step.layer] = float("nan")
+            return
         singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
         self.ranks[step.layer] = effective_rank(singular).item() / len(singular)
 

@@ -55,7 +55,7 @@ class ResidualNorms(Diagnostic):
                     f"chosen here: {FACTOR:.0f} times the √L that {len(rms)} independent branches of equal size make",
                     "later layers hardly change the direction of the stream, and what they learn counts for little",
                     ({"layer": len(rms) - 1, "rms": rms[-1]},),
-                    growth / limit,
+                    growth / limit if growth == growth else math.inf,
                 )
             )
         return Result(

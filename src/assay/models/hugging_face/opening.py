@@ -52,6 +52,7 @@ def open_released(
             return AssayForCausalLM.from_decoder(load(place, dtype=dtype, device=device)).eval()
         with Checkpoint(place):
             folder, options = place, options | {"use_safetensors": True, "output_loading_info": True}
+            options["ignore_mismatched_sizes"] = True  # they are named below
     try:
         with quietly():
             opened = AutoModelForCausalLM.from_pretrained(folder, **options)
