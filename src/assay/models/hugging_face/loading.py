@@ -5,6 +5,7 @@ Weights are read from safetensors or GGUF only; nothing is unpickled and no code
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import re
@@ -65,6 +66,19 @@ def quietly() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+
+
+@contextmanager
+def one_name_map() -> Iterator[None]:
+    """transformers asks for the names in a GGUF file anew at every module; here once, which halves the time."""
+    import gguf
+
+    made = gguf.get_tensor_name_map
+    gguf.get_tensor_name_map = functools.cache(made)
+    try:
+        yield
+    finally:
+        gguf.get_tensor_name_map = made
 
 
 def locate(path: str | Path, gguf_file: str | None = None) -> Path:
@@ -129,7 +143,7 @@ def _read_gguf(file: Path, dtype: torch.dtype) -> tuple[PreTrainedConfig, Mappin
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         _family(config.model_type, file)
-        with quietly():
+        with quietly(), one_name_map():
             model = AutoModelForCausalLM.from_pretrained(file.parent, config=config, gguf_file=file.name, dtype=dtype)
     except UserError:
         raise

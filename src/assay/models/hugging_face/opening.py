@@ -8,6 +8,7 @@ and no code of a checkpoint is run.
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from assay.errors import UserError
 from assay.models.hugging_face.checkpoint import Checkpoint, read_json
-from assay.models.hugging_face.loading import load, locate, quietly
+from assay.models.hugging_face.loading import load, locate, one_name_map, quietly
 from assay.models.hugging_face.model import AssayForCausalLM
 
 
@@ -54,7 +55,7 @@ def open_released(
             folder, options = place, options | {"use_safetensors": True, "output_loading_info": True}
             options["ignore_mismatched_sizes"] = True  # they are named below
     try:
-        with quietly():
+        with quietly(), one_name_map() if place.is_file() else nullcontext():
             opened = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
