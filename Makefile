@@ -12,8 +12,9 @@ demo: $(VENV)/.runtime
 	    --set model.hidden_size=128 --set data.sequence_length=128 --set data.batch_size=4
 	@echo "Open demo/report.html in a browser."
 
+# A process per core, of one thread each: threads of several processes on one core wait for each other.
 test: $(VENV)/.development
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers.modeling_utils import PreTrainedModel
 
 from assay.data.tokenizers import Tokenizer
 from assay.data.tokenizers.hugging_face import HuggingFaceTokenizer
@@ -17,10 +16,11 @@ from assay.errors import UserError
 from assay.models import Decoder
 from assay.models.hugging_face.loading import load as load_released
 from assay.models.hugging_face.loading import locate
-from assay.models.hugging_face.model import AssayForCausalLM
-from assay.models.hugging_face.opening import open_released
 from assay.models.hugging_face.saving import save
 from assay.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from transformers.modeling_utils import PreTrainedModel
 
 
 def load(path: str | Path, **options: Any) -> Decoder:
@@ -48,6 +48,9 @@ def open_model(path: str | Path, **options: Any) -> PreTrainedModel:
     ``path`` and ``options`` are as for ``load``. It is for looking into models; ``load`` gives decoders, which can
     be changed. Raises ``UserError`` if there is no model that can be read, naming the file or tensor that is wrong.
     """
+    from assay.models.hugging_face.model import AssayForCausalLM
+    from assay.models.hugging_face.opening import open_released
+
     if is_run(path):
         return AssayForCausalLM.from_decoder(load(path, **options)).eval()
     return open_released(path, **options)

@@ -34,7 +34,6 @@ from assay.training.config import RunConfig, read_run_config
 from assay.training.evaluation import evaluate
 from assay.training.objective import Objective
 from assay.training.progress import ProgressBar
-from assay.training.recording import Recorder
 from assay.training.run_directory import RunDirectory, Summary
 
 LOGGED_TOGETHER = 20
@@ -128,8 +127,7 @@ class _Run:
         self.constraint = config.constraint.build(model=accelerator.unwrap_model(self.module).model)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = config.schedule.build()
-        names = config.training.diagnostics
-        self.recorder = Recorder(names, data, config.data.sequence_length) if names else None
+        self.recorder = _recorder(config, data)
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self.diverged_at: int | None = None
@@ -321,6 +319,15 @@ class _Run:
             },
             environment={"hardware": environment.hardware(), "versions": environment.versions()},
         )
+
+
+def _recorder(config: RunConfig, data: TokenData) -> Callable[[Decoder], dict[str, float]] | None:
+    """What measures the configured diagnostics; it is imported only then, because it imports transformers' models."""
+    if not config.training.diagnostics:
+        return None
+    from assay.training.recording import Recorder
+
+    return Recorder(config.training.diagnostics, data, config.data.sequence_length)
 
 
 def _accelerator(config: RunConfig, path: Path) -> Accelerator:
