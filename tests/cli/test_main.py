@@ -102,7 +102,7 @@ def test_every_error_has_its_status(
     error: BaseException, status: int, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from assay import cli
-    from assay.cli import apply, compare, papers, techniques, train  # noqa: F401
+    from assay.cli import analyse, apply, claims, compare, diagnose, papers, techniques, train  # noqa: F401
 
     def fail(**options: object) -> None:
         raise error
