@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from assay.analysis.generation import continuation
 from assay.analysis.raptor import (
     STRENGTHS,
-    continuation,
     last_states,
     probe_layers,
     raptor,

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModel, AutoTokenizer, LogitsProcessor
 
+from assay.analysis import generation
 from assay.data.tokenizers import Tokenizer
 from assay.errors import UserError
 from assay.models.hugging_face.checkpoint import read_json
@@ -203,7 +204,6 @@ def told_apart(direction: MoralDirection) -> float:
     return ((difference > 0).double() + 0.5 * (difference == 0).double()).mean().item()
 
 
-@torch.no_grad()
 def continuation(
     model: Any,
     tokenizer: Tokenizer,
@@ -215,15 +215,5 @@ def continuation(
     """The most probable next ``tokens`` of a causal language model one by one; through the filter if there is a
     ``direction``.
     """
-    ids = torch.tensor([[tokenizer.separator, *tokenizer.encode(prompt)]], device=model.device)
     filters = [] if direction is None else [MoralFilter(direction, tokenizer.decode, threshold=threshold)]
-    made = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.separator,
-        eos_token_id=tokenizer.separator,
-        logits_processor=LogitsProcessorList(filters),
-    )
-    return tokenizer.decode(made[0, ids.shape[1] :].tolist())
+    return generation.continuation(model, tokenizer, prompt, tokens, filters)

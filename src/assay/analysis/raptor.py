@@ -304,18 +304,3 @@ def at_layers(
     finally:
         for handle in hooks:
             handle.remove()
-
-
-@torch.no_grad()
-def continuation(model: Any, tokenizer: Tokenizer, prompt: str, tokens: int) -> str:
-    """The most probable next ``tokens`` one by one, up to the separator. For use within ``steered`` or without."""
-    ids = torch.tensor([[tokenizer.separator, *tokenizer.encode(prompt)]], device=model.device)
-    made = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.separator,
-        eos_token_id=tokenizer.separator,
-    )
-    return tokenizer.decode(made[0, ids.shape[1] :].tolist())

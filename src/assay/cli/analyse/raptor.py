@@ -35,8 +35,9 @@ def raptor(
     texts = [_lines(path) for path in (positive, negative)]
 
     from assay import UserError
-    from assay.analysis.raptor import continuation, steered
+    from assay.analysis.generation import continuation
     from assay.analysis.raptor import raptor as analyse
+    from assay.analysis.raptor import steered
     from assay.training.export import open_model, tokenizer_of
 
     if not 0 < target < 1:
