@@ -16,8 +16,9 @@ from assay.losses import losses
 from assay.models import ModelConfig
 from assay.models.config import heads, linears, mixers, mlps, norms, placements, positions, residuals
 from assay.models.vision import networks
-from assay.optim import constraints, optimizers, schedules
+from assay.optim import averages, constraints, gradients, optimizers, schedules, selections
 from assay.training.config import TrainingConfig
+from assay.training.start import starts
 from assay.transforms import transforms
 from assay.transforms.tuning import Tuning
 
@@ -32,7 +33,7 @@ def test_every_field_is_documented(config: type) -> None:
 
 
 def test_every_component_is_documented() -> None:
-    pages = (ROOT / "docs" / "models.md").read_text() + (ROOT / "docs" / "configuration.md").read_text()
+    pages = "".join((ROOT / "docs" / f"{page}.md").read_text() for page in ("models", "configuration", "optimizers"))
     registries = (
         norms,
         placements,
@@ -44,7 +45,11 @@ def test_every_component_is_documented() -> None:
         heads,
         optimizers,
         schedules,
+        gradients,
+        selections,
         constraints,
+        averages,
+        starts,
         losses,
         networks,
     )

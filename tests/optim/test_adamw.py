@@ -27,7 +27,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) ->
 def test_equals_torch_bit_for_bit() -> None:
     ours, theirs = network(), network()
     options = {"betas": (0.8, 0.9), "eps": 1e-6}
-    train(ours, optimizers.build("adamw", {**options, "weight_decay": 0.3}, groups=parameter_groups(ours), lr=0.01))
+    train(ours, optimizers.build("adamw", {**options, "weight_decay": 0.3}, params=parameter_groups(ours), lr=0.01))
     matrices = [p for p in theirs.parameters() if p.ndim == 2]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
@@ -40,7 +40,7 @@ def test_one_step_of_the_formula() -> None:
     weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 4.0]]))
     gradient = torch.tensor([[0.1, -3.0], [2.0, 0.0]])
     group = {"params": [weight], "role": "matrix", "decay": True}
-    optimizer = optimizers.build("adamw", {"eps": 0.5, "weight_decay": 0.2}, groups=[group], lr=0.1)
+    optimizer = optimizers.build("adamw", {"eps": 0.5, "weight_decay": 0.2}, params=[group], lr=0.1)
     before = weight.detach().clone()
     weight.grad = gradient.clone()
     optimizer.step()
@@ -51,7 +51,7 @@ def test_one_step_of_the_formula() -> None:
 def test_without_gradient_only_what_is_decayed_shrinks() -> None:
     model = network()
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = optimizers.build("adamw", {"weight_decay": 0.5}, groups=parameter_groups(model), lr=0.1)
+    optimizer = optimizers.build("adamw", {"weight_decay": 0.5}, params=parameter_groups(model), lr=0.1)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()

@@ -198,13 +198,13 @@ class TestState:
 
     def test_a_saved_optimizer_goes_on_bit_for_bit(self, tmp_path: Path) -> None:
         whole, model = self.network(), self.network()
-        one = optimizers.build("muon", groups=parameter_groups(whole), lr=0.01)
+        one = optimizers.build("muon", params=parameter_groups(whole), lr=0.01)
         self.train(whole, one, range(6))
-        first = optimizers.build("muon", groups=parameter_groups(model), lr=0.01)
+        first = optimizers.build("muon", params=parameter_groups(model), lr=0.01)
         self.train(model, first, range(3))
         torch.save(first.state_dict(), tmp_path / "state")
         saved = torch.load(tmp_path / "state", weights_only=True)
-        second = optimizers.build("muon", groups=parameter_groups(model), lr=0.5)
+        second = optimizers.build("muon", params=parameter_groups(model), lr=0.5)
         second.load_state_dict(saved)
         assert {group["lr"] for group in second.param_groups} == {0.01}
         self.train(model, second, range(3, 6))

@@ -28,7 +28,7 @@ STATE = State(step=3, seconds=0.1, metrics_size=77)
 def made(optimizer: str = "muon", seed: int = 0, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = Decoder(ModelConfig(**SIZES, **options))
     initialize(model, seed, 0.1)
-    return model, optimizers.build(optimizer, groups=parameter_groups(model), lr=0.01)
+    return model, optimizers.build(optimizer, params=parameter_groups(model), lr=0.01)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -255,7 +255,7 @@ def test_another_model_is_refused_in_one_line(tmp_path: Path, options: dict[str,
 def test_parameters_that_never_had_a_gradient_have_no_state_and_that_is_kept(tmp_path: Path) -> None:
     def half_used() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = nn.ModuleDict({"used": nn.Linear(3, 3), "unused": nn.Linear(3, 3)})
-        return model, optimizers.build("muon", groups=parameter_groups(model), lr=0.01)
+        return model, optimizers.build("muon", params=parameter_groups(model), lr=0.01)
 
     model, optimizer = half_used()
     model["used"](torch.ones(2, 3)).square().sum().backward()

@@ -8,14 +8,15 @@ Loshchilov, Hutter, 2017, arXiv:1711.05101.
 from __future__ import annotations
 
 import torch
+from torch.optim.optimizer import ParamsT
 
-from assay.optim.groups import ParameterGroup
+from assay.optim.groups import with_roles
 from assay.optim.registries import optimizers
 
 
 @optimizers.register("adamw")
 def adamw(
-    groups: list[ParameterGroup],
+    params: ParamsT,
     lr: float,
     *,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -23,5 +24,5 @@ def adamw(
     weight_decay: float = 0.1,
 ) -> torch.optim.AdamW:
     """``weight_decay`` applies to the groups that are decayed."""
-    decayed = [{**group, "weight_decay": weight_decay if group["decay"] else 0.0} for group in groups]
-    return torch.optim.AdamW(decayed, lr=lr, betas=betas, eps=eps, fused=True)
+    groups = [{"weight_decay": weight_decay if group["decay"] else 0.0, **group} for group in with_roles(params)]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 Role = Literal["matrix", "embedding", "vector"]
 HEADS = {"head", "lm_head", "embed_out"}
@@ -37,6 +38,29 @@ def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
             group = groups.setdefault((role, decay), {"params": [], "role": role, "decay": decay})
             group["params"].append(parameter)
     return list(groups.values())
+
+
+def with_roles(params: ParamsT) -> list[dict[str, Any]]:
+    """Whatever torch's optimizers take, as groups that have a ``role`` and a ``decay``.
+
+    Parameters that come without a role are matrices from two dimensions on, and else vectors; vectors are not
+    decayed. Other keys of a group, as a rate of its own, stay with all its parameters.
+    """
+    items: list[Any] = [params] if isinstance(params, Tensor) else list(params)
+    found = items if items and isinstance(items[0], dict) else [{"params": items}]
+    return [part for group in found for part in _by_role(group)]
+
+
+def _by_role(group: dict[str, Any]) -> list[dict[str, Any]]:
+    members = group["params"]
+    members = [members] if isinstance(members, Tensor) else list(members)
+    members = [member[1] if isinstance(member, tuple) else member for member in members]
+    if "role" in group:
+        return [{"decay": group["role"] != "vector", **group, "params": members}]
+    roles: dict[Role, list[Tensor]] = {}
+    for parameter in members:
+        roles.setdefault("matrix" if parameter.ndim >= 2 else "vector", []).append(parameter)
+    return [{"decay": role != "vector", **group, "params": own, "role": role} for role, own in roles.items()]
 
 
 def _role(path: str, module: nn.Module, parameter: nn.Parameter) -> Role:

@@ -12,15 +12,14 @@ Jordan et al., 2024 (Muon); Liu et al., 2025, arXiv:2502.16982 (the factor).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.optim.adamw import adamw as adamw_step
+from torch.optim.optimizer import ParamsT
 
-from assay.optim.groups import ParameterGroup
+from assay.optim.base import MatrixOptimizer
 from assay.optim.registries import optimizers
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -43,15 +42,12 @@ def orthogonalize(
 
 
 @optimizers.register("muon")
-class Muon(torch.optim.Optimizer):
-    """Groups with role ``matrix`` take Muon's step, all others AdamW's. Matrices of one shape go as a batch.
-
-    A group's ``fused`` tells torch that a loaded ``step`` belongs on the parameter's device.
-    """
+class Muon(MatrixOptimizer):
+    """Groups with role ``matrix`` take Muon's step, all others AdamW's. Matrices of one shape go as a batch."""
 
     def __init__(
         self,
-        groups: list[ParameterGroup],
+        params: ParamsT,
         lr: float,
         *,
         momentum: float = 0.95,
@@ -60,25 +56,11 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
     ) -> None:
-        decayed = [{**group, "weight_decay": weight_decay if group["decay"] else 0.0} for group in groups]
-        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "fused": True}
-        super().__init__(decayed, defaults)
+        options = {"momentum": momentum, "nesterov": nesterov}
+        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
-                (self._muon if group["role"] == "matrix" else self._adamw)(group, parameters)
-        return loss
-
-    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         lr, momentum = group["lr"], group["momentum"]
-        gradients = [p.grad for p in parameters if p.grad is not None]
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
@@ -94,28 +76,3 @@ class Muon(torch.optim.Optimizer):
             scale = 0.2 * max(orthogonal.shape[-2:]) ** 0.5
             steps = [update.view(shape) for update in orthogonal]
             torch._foreach_add_([parameters[i] for i in members], steps, alpha=-lr * scale)
-
-    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
-        for p in parameters:
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-                state["exp_avg"] = torch.zeros_like(p)
-                state["exp_avg_sq"] = torch.zeros_like(p)
-        beta1, beta2 = group["betas"]
-        adamw_step(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            [self.state[p]["exp_avg"] for p in parameters],
-            [self.state[p]["exp_avg_sq"] for p in parameters],
-            [],
-            [self.state[p]["step"] for p in parameters],
-            fused=group["fused"],
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from assay.optim import selections
 from assay.training.budget import Budget
 from assay.training.config import RunConfig
 from assay.training.objective import Objective
@@ -30,11 +31,15 @@ def saving(config: RunConfig) -> float:
 def repays(config: RunConfig, *, device: str, threads: int | None = None, sharing: int = 1) -> bool:
     """Whether compiling pays for itself over ``sharing`` runs that use one graph after another.
 
+    It does not where the trained parameters change from step to step, and the graph with them.
+
     The cost is taken as 20 s and 2 s per layer, the gain as ``saving`` of the eager time with ``threads`` threads
     of the CPU (by default torch's number).
     """
     if config.training.compile != "auto":
         return config.training.compile
+    if getattr(selections[config.selection.name], "changes", True):
+        return False
     budget = Budget.of(config)
     if budget.steps is None:
         seconds = budget.seconds or 0.0

@@ -1,4 +1,4 @@
-"""The configuration of a run: model, data, optimizer, schedule, constraint, loss, training, seed."""
+"""The configuration of a run: where it starts, model, data, loss, optimizer and what stands around it, seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,22 @@ from assay.config import Config, assign, read_toml
 from assay.data import DataConfig
 from assay.losses import losses
 from assay.models import ModelConfig
-from assay.optim import Constraint, Schedule, constraints, optimizers, schedules
+from assay.optim import (
+    Average,
+    Constraint,
+    GradientTransform,
+    Schedule,
+    Selection,
+    averages,
+    constraints,
+    gradients,
+    optimizers,
+    schedules,
+    selections,
+)
 from assay.quantities import Amount, Count, Seconds
 from assay.slots import Component, In
+from assay.training.start import Start, starts
 from assay.version import __version__
 
 
@@ -37,7 +50,8 @@ class TrainingConfig(Config):
     One of three budgets: ``tokens``, ``flops`` (forward and backward, counted on the model itself) or
     ``seconds`` (of training steps; evaluation and checkpoints don't count). ``evaluations`` are spread evenly over
     the run, the last at its end; all but the last read an eighth of the validation text. The numbers of
-    ``diagnostics``, by name, are logged every ``diagnostics_every`` steps and at the end.
+    ``diagnostics``, by name, are logged every ``diagnostics_every`` steps and at the end. At the shares of the budget
+    that ``keep`` lists, the whole validation text is read, and a checkpoint stays in ``checkpoints/STEP``.
     """
 
     tokens: Count | None = None
@@ -50,6 +64,7 @@ class TrainingConfig(Config):
     evaluations: Count = 5
     diagnostics: Annotated[tuple[str, ...], AfterValidator(_known)] = ()
     diagnostics_every: Count = 100
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
 
     compile: bool | Literal["auto"] = "auto"
     sharding: Literal["none", "fsdp"] = "none"
@@ -70,6 +85,10 @@ EXECUTION = ("compile", "sharding", "checkpoint_seconds", "trackers")
 """Fields of ``training`` that say how a run is carried out, not what it is: they don't enter its id."""
 
 
+LATER_SLOTS = ("gradient", "selection", "average", "start")
+"""Slots that came after the first runs, whose ids they leave as they were unless they are used."""
+
+
 class RunConfig(Config):
     """Everything that defines one run. A slot is a component's name, or its name with options."""
 
@@ -81,7 +100,11 @@ class RunConfig(Config):
     schedule: Annotated[Component[Schedule], In(schedules, default="warmup-stable-decay")] = Component(
         schedules, "warmup-stable-decay"
     )
+    gradient: Annotated[Component[GradientTransform], In(gradients)] = Component(gradients, "none")
+    selection: Annotated[Component[Selection], In(selections)] = Component(selections, "all")
     constraint: Annotated[Component[Constraint], In(constraints, default="none")] = Component(constraints, "none")
+    average: Annotated[Component[Average], In(averages)] = Component(averages, "none")
+    start: Annotated[Component[Start], In(starts, default="checkpoint")] = Component(starts, "initialization")
     loss: Annotated[Component[nn.Module], In(losses, default="cross-entropy")] = Component(losses, "cross-entropy")
     training: TrainingConfig = TrainingConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -124,6 +147,13 @@ class RunConfig(Config):
             del description["training"][field]
         if not self.training.diagnostics:
             del description["training"]["diagnostics"], description["training"]["diagnostics_every"]
+        if not self.training.keep:
+            del description["training"]["keep"]
+        for slot in LATER_SLOTS:
+            if getattr(self, slot) == RunConfig.model_fields[slot].default:
+                del description[slot]
+        if "start" in description:
+            description["start"] = self.start.build(seed=self.seed).identity()
         del description["data"]["corpus"]
         identity = {"assay": __version__, "data": data_fingerprint, "config": description}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from assay.models import Decoder
 from assay.models.initialization import initialize
 from assay.optim import build_optimizer
 from assay.training import checkpoint, environment
+from assay.training.averaging import Averaging
 from assay.training.budget import Budget
 from assay.training.compilation import compiled_objectives, repays
 from assay.training.config import RunConfig, read_run_config
@@ -71,6 +72,7 @@ def train(
     config = read_run_config(config, values)
     data = prepare(config.data)
     config = config.with_vocabulary(data.vocab_size)
+    config.start.build(seed=config.seed).identity()
     directory = RunDirectory(out)
     budget = Budget.of(config)
     accelerator = _accelerator(config, directory.path)
@@ -89,6 +91,7 @@ def train(
         summary = run.go(bar, stopped)
     if accelerator.is_main_process:
         directory.finish(summary)
+        run.averaging.forget()
     accelerator.end_training()
     return summary
 
@@ -124,18 +127,31 @@ class _Run:
             self.module, self.optimizer = accelerator.prepare(objective, optimizer)
             self.call = torch.compile(self.module) if self.compiled else self.module
         self.parameters = sum(p.numel() for p in objective.model.parameters())
-        self.constraint = config.constraint.build(model=accelerator.unwrap_model(self.module).model)
+        self.first_batch = config.start.build(seed=config.seed)(self.module, self.optimizer.optimizer)
+        model = accelerator.unwrap_model(self.module).model
+        self.constraint = config.constraint.build(model=model)
+        self.gradient = config.gradient.build(seed=config.seed)
+        self.step = 0
+        self.selection = config.selection.build(
+            model=model,
+            optimizer=self.optimizer.optimizer,
+            seed=config.seed,
+            calibration=lambda: self._batch()[:, :-1],
+        )
+        self.parts: dict[str, checkpoint.Part] = {"gradient": self.gradient, "selection": self.selection}
+        self.averaging = Averaging(config.average.build(), directory.averaging_path)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = config.schedule.build()
         self.recorder = _recorder(config, data)
-        self.step, self.seconds = 0, 0.0
+        self.seconds = 0.0
         self.rows: list[dict[str, Any]] = []
         self.diverged_at: int | None = None
         self._restore()
 
     def _restore(self) -> None:
         """Go on from the checkpoint, if there is one; forget what was logged after it."""
-        state = checkpoint.load(self.directory.checkpoint_path, self.module, self.optimizer.optimizer)
+        path = self.directory.checkpoint_path
+        state = checkpoint.load(path, self.module, self.optimizer.optimizer, parts=self.parts)
         if state is not None:
             self.step, self.seconds = state.step, state.seconds
         if self.accelerator.is_main_process:
@@ -154,9 +170,14 @@ class _Run:
                 self._record()
             if over or len(self.rows) >= LOGGED_TOGETHER:
                 self._flush(bar)
-            if not over and int(before * evaluations) < int(self._spent() * evaluations):
+            kept = not over and self._passed(before, self.config.training.keep)
+            if kept or (not over and int(before * evaluations) < int(self._spent() * evaluations)):
                 self._flush(bar)
-                self._evaluate(share=1 / 8)
+                self._evaluate(share=1 if kept else 1 / 8)
+            if self.diverged_at is None and self._passed(before, self.config.training.keep):
+                self._save(self.directory.checkpoints_path / f"{self.step:06d}")
+            if self.diverged_at is None and self._passed(before, self.averaging.points):
+                self.averaging.keep(self.module, self.step, write=self.accelerator.is_main_process)
             due = time.monotonic() - saved >= self.config.training.checkpoint_seconds
             if not over and self._agree(due or stopped.is_set()):
                 self._flush(bar)
@@ -167,8 +188,14 @@ class _Run:
                     raise Interrupted(self._how_to_go_on())
         if self.diverged_at is not None:
             return self._summary(None)
+        self.accelerator.wait_for_everyone()
+        self.averaging.finish(self.module)
         self._save()
         return self._summary(self._evaluate(share=1.0))
+
+    def _passed(self, before: float, points: Sequence[float]) -> bool:
+        """Whether the last step went over one of these shares of the budget, or up to it."""
+        return any(before + 1e-9 < point <= self._spent() + 1e-9 for point in points)
 
     def _spent(self) -> float:
         return self.budget.spent(self.step, self.seconds)
@@ -179,7 +206,9 @@ class _Run:
         factor = self.schedule(self.budget.progress(self.step, self.seconds))
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
+        self.selection(self.step)
         loss, norm = self._backward(self._batch())
+        self.gradient([p for p in self.module.parameters() if p.grad is not None], self.step)
         optimizer.step()
         self.constraint(self.step + 1, self.rates[0] * factor)
         optimizer.zero_grad(set_to_none=True)
@@ -194,9 +223,10 @@ class _Run:
         config, accelerator = self.config, self.accelerator
         on_cpu = accelerator.device.type == "cpu"
         reseed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
-        reseed((config.seed * 1_000_003 + self.step) * 1009 + accelerator.process_index)
+        number = self.first_batch + self.step
+        reseed((config.seed * 1_000_003 + number) * 1009 + accelerator.process_index)
         rows = self.data.batch(
-            self.step,
+            number,
             seed=config.seed,
             batch_size=config.data.batch_size,
             sequence_length=config.data.sequence_length,
@@ -273,14 +303,16 @@ class _Run:
                 self.accelerator.log({"bits_per_byte": value}, step=self.step)
         return value
 
-    def _save(self) -> None:
+    def _save(self, path: Path | None = None) -> None:
+        """Write the checkpoint from which the run goes on, or one that is kept at ``path``."""
         main = self.accelerator.is_main_process
         state = checkpoint.State(
             step=self.step,
             seconds=self.seconds,
             metrics_size=self.directory.append([]) if main else 0,
         )
-        checkpoint.save(self.directory.checkpoint_path, self.module, self.optimizer.optimizer, state, write=main)
+        path = path or self.directory.checkpoint_path
+        checkpoint.save(path, self.module, self.optimizer.optimizer, state, parts=self.parts, write=main)
 
     def _agree(self, wish: bool) -> bool:
         """Whether any process wishes so; all get the same answer."""
@@ -345,6 +377,8 @@ def _accelerator(config: RunConfig, path: Path) -> Accelerator:
     gpus = torch.accelerator.is_available()
     if plugin is not None and config.training.diagnostics:
         raise UserError("training.diagnostics needs whole weights on one device: training.sharding='none'")
+    if plugin is not None and config.selection.name != "all":
+        raise UserError("training.sharding='fsdp' needs all parameters trained in every step: selection='all'")
     if plugin is not None and not gpus:
         raise UserError("training.sharding='fsdp' needs GPUs; on CPUs processes keep whole copies: 'none'")
     try:

@@ -3,6 +3,7 @@
 config.json      the whole configuration, written first
 metrics.jsonl    one line per logged step and per evaluation, only ever appended to
 checkpoint/      the last good state, replaced as a whole
+checkpoints/     STEP/: the states that ``training.keep`` asks for
 summary.json     how the run ended, written last: a run that has one is over
 """
 
@@ -52,6 +53,8 @@ class RunDirectory:
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.checkpoint_path = self.path / "checkpoint"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.averaging_path = self.path / "averaging"
         self.summary_path = self.path / "summary.json"
 
     def open(self, config: RunConfig, *, resume: bool) -> None:

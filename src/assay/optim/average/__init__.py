@@ -1,0 +1,1 @@
+"""Averages of the last weights of a run, which take the place of a decayed learning rate."""

@@ -1,0 +1,96 @@
+"""What optimizers share: groups by role, the order of a step, and AdamW for what a method leaves to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.optimizer import ParamsT
+
+from assay.optim.groups import with_roles
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A ``torch.optim.Optimizer`` whose ``update`` gets a group's parameters and their gradients as lists.
+
+    ``params`` are parameters or groups, as for torch's optimizers; ``weight_decay`` is for the groups that are
+    decayed (see ``with_roles``), unless a group has its own. ``defaults`` are the other options of a group.
+    """
+
+    def __init__(self, params: ParamsT, lr: float, *, weight_decay: float, **defaults: Any) -> None:
+        groups = [{"weight_decay": weight_decay if group["decay"] else 0.0, **group} for group in with_roles(params)]
+        super().__init__(groups, {"lr": lr, **defaults})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient; ``closure`` computes the loss and the gradients anew."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self.update(group, parameters, [p.grad for p in parameters])
+        return loss
+
+    def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """Change ``parameters`` in place, by the options in ``group`` and what ``state`` keeps of each."""
+        raise NotImplementedError
+
+
+class MatrixOptimizer(Optimizer):
+    """Groups of role ``matrix`` take ``update_matrices``, all others AdamW with ``betas`` and ``eps``.
+
+    A group's ``fused`` tells torch that a loaded ``step`` belongs on the parameter's device.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        **defaults: Any,
+    ) -> None:
+        super().__init__(params, lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True, **defaults)
+
+    def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        if group["role"] == "matrix":
+            self.update_matrices(group, parameters, gradients)
+        else:
+            self.update_adamw(group, parameters, gradients)
+
+    def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        """``update`` for weights between hidden layers, of two dimensions or more."""
+        raise NotImplementedError
+
+    def update_adamw(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        for p in parameters:
+            state = self.state[p]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+                state["exp_avg"] = torch.zeros_like(p)
+                state["exp_avg_sq"] = torch.zeros_like(p)
+        beta1, beta2 = group["betas"]
+        adamw(
+            parameters,
+            gradients,
+            [self.state[p]["exp_avg"] for p in parameters],
+            [self.state[p]["exp_avg_sq"] for p in parameters],
+            [],
+            [self.state[p]["step"] for p in parameters],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
