@@ -1,21 +1,28 @@
-"""When to compile a step, and compiling once for all the runs of a process that can share the graph."""
+"""When to compile a step, and how: layer by layer, once for all runs of a process that have like layers."""
 
 from __future__ import annotations
 
-import json
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from assay.models import Decoder
 from assay.optim import selections
 from assay.training.budget import Budget
 from assay.training.config import RunConfig
-from assay.training.objective import Objective
 
 EAGER_FLOPS = {"cpu": 60e9, "cuda": 1e14}
 """Sustained FLOP/s of an eager step, per thread of a CPU and per GPU: the order of magnitude is what matters."""
+
+SECONDS = 15
+"""What compiling a layer and its backward pass takes, about, with one thread of a CPU."""
+
+LAYER_GRAPHS = 256
+"""Kinds of layers that one process may meet; beyond, torch runs them uncompiled."""
+
+COMPILERS = ("c++", "g++", "clang++")
 
 
 def saving(config: RunConfig) -> float:
@@ -31,14 +38,13 @@ def saving(config: RunConfig) -> float:
 def repays(config: RunConfig, *, device: str, threads: int | None = None, sharing: int = 1) -> bool:
     """Whether compiling pays for itself over ``sharing`` runs that use one graph after another.
 
-    It does not where the trained parameters change from step to step, and the graph with them.
-
-    The cost is taken as 20 s and 2 s per layer, the gain as ``saving`` of the eager time with ``threads`` threads
-    of the CPU (by default torch's number).
+    The cost is taken as ``SECONDS``, the gain as ``saving`` of the eager time with ``threads`` threads of the CPU (by
+    default torch's number). It never does without a compiler, or where the trained parameters change from step to
+    step, and the graph with them.
     """
     if config.training.compile != "auto":
         return config.training.compile
-    if getattr(selections[config.selection.name], "changes", True):
+    if not can_compile(device) or getattr(selections[config.selection.name], "changes", True):
         return False
     budget = Budget.of(config)
     if budget.steps is None:
@@ -46,45 +52,26 @@ def repays(config: RunConfig, *, device: str, threads: int | None = None, sharin
     else:
         workers = (threads or torch.get_num_threads()) if device == "cpu" else 1
         seconds = budget.steps * budget.flops_per_step / (EAGER_FLOPS.get(device, 1e13) * workers)
-    return saving(config) * seconds * sharing > 20 + 2 * config.model.depth
+    return saving(config) * seconds * sharing > SECONDS
 
 
-class Compiled:
-    """Compiled objectives of this process, by what determines their graph; the last few are kept.
+def compile_layers(model: Decoder) -> None:
+    """Compile each layer by itself, in place.
 
-    A later run with the same graph gets the same module with new parameters in it, so that nothing is compiled
-    again.
+    Layers of one kind share one graph, whose parameters are inputs: a deep model costs no more to compile than a
+    shallow one, and later runs of this process with like layers compile nothing. What changes from layer to layer
+    in kind, as a list of earlier outputs, gets graphs of its own.
     """
-
-    def __init__(self, capacity: int = 4) -> None:
-        self.capacity = capacity
-        self._kept: OrderedDict[str, tuple[Objective, Callable[..., Any]]] = OrderedDict()
-
-    def get(self, config: RunConfig, fresh: Objective) -> tuple[Objective, Callable[..., Any]]:
-        """An objective with ``fresh``'s parameters, and its compiled form."""
-        key = json.dumps(
-            {
-                "model": config.model.dump(),
-                "loss": config.loss.dump(),
-                "precision": config.training.precision,
-                "shape": [config.data.batch_size, config.data.sequence_length],
-                "micro": config.training.micro_batch_size,
-                "device": str(next(fresh.parameters()).device),
-            },
-            sort_keys=True,
-        )
-        if key in self._kept:
-            objective, compiled = self._kept[key]
-            objective.load_state_dict(fresh.state_dict())
-            for parameter in objective.parameters():
-                parameter.grad = None
-        else:
-            objective, compiled = fresh, torch.compile(fresh)
-            self._kept[key] = objective, compiled
-            if len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return objective, compiled
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, LAYER_GRAPHS)
+    for layer in model.layers:
+        layer.compile()
 
 
-compiled_objectives = Compiled()
+def as_written(compiled: bool) -> AbstractContextManager[None]:
+    """Inside, layers that are ``compiled`` run as they were written: evaluations and diagnoses compile nothing."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def can_compile(device: str) -> bool:
+    """Whether there is a C++ compiler for kernels of a CPU; those of a GPU bring their own."""
+    return device != "cpu" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), *COMPILERS) if name)
