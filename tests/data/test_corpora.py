@@ -19,7 +19,7 @@ def survey(corpus):
 
 
 def test_names():
-    assert corpora.names() == ["hf", "python-stdlib", "text"]
+    assert corpora.names() == ["hf", "mixture", "python-stdlib", "text"]
 
 
 class TestPythonStdlib:

@@ -1,9 +1,14 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from assay.data import DataConfig
+from assay.data.corpora import corpora
+from assay.data.order import orders
+from assay.data.quality import qualities
+from assay.data.tokenizers import tokenizers
 from assay.errors import UserError
 
 
@@ -33,6 +38,7 @@ def test_a_tokenizer_with_its_argument_is_the_table():
 def test_defaults_survive_a_round_trip():
     assert DataConfig().dump() == {
         "corpus": "python-stdlib",
+        "order": "shuffled",
         "tokenizer": "bytes",
         "sequence_length": 256,
         "batch_size": 16,
@@ -47,7 +53,7 @@ def test_defaults_survive_a_round_trip():
     [
         (
             {"corpus": "txt:a"},
-            "corpus: unknown corpus 'txt'; nearest: text (they are written hf:DATASET, python-stdlib",
+            "corpus: unknown corpus 'txt'; nearest: text (they are written hf:DATASET, mixture, python-stdlib",
         ),
         ({"corpus": "text"}, "corpus: corpus 'text' needs its path: write 'text:PATH'"),
         ({"corpus": "text:"}, "corpus: corpus 'text' needs its path: write 'text:PATH'"),
@@ -73,6 +79,13 @@ def test_mistakes_are_one_line(data, message):
         DataConfig.parse(data)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_names_all_there_is():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert [
+        name for registry in (corpora, tokenizers, orders, qualities) for name in registry if f"`{name}" not in page
+    ] == []
 
 
 def test_the_configuration_needs_no_heavy_import():

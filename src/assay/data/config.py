@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from assay.config import Config
 from assay.data.corpora import Corpus, corpora
+from assay.data.order import Order, orders
 from assay.data.spec import expand
 from assay.data.tokenizers import Tokenizer, tokenizers
 from assay.quantities import Count
@@ -18,7 +19,8 @@ class DataConfig(Config):
     """The table ``data`` of a run.
 
     Attributes:
-        corpus: ``python-stdlib``, ``text:PATH`` or ``hf:NAME[:CONFIG]``.
+        corpus: ``python-stdlib``, ``text:PATH``, ``hf:NAME[:CONFIG]``, or a ``mixture`` of such.
+        order: ``shuffled``, or in which order documents are read.
         tokenizer: ``bytes``, ``bpe``, ``bpe:VOCAB_SIZE`` or ``hf:FOLDER``.
         sequence_length: tokens that a sequence predicts.
         batch_size: sequences in a step, over all devices together.
@@ -29,6 +31,9 @@ class DataConfig(Config):
 
     corpus: Annotated[Component[Corpus], In(corpora), BeforeValidator(expand(corpora))] = Component(
         corpora, "python-stdlib"
+    )
+    order: Annotated[Component[Order], In(orders, default="uniform"), BeforeValidator(expand(orders))] = Component(
+        orders, "shuffled"
     )
     tokenizer: Annotated[Component[Tokenizer], In(tokenizers), BeforeValidator(expand(tokenizers))] = Component(
         tokenizers, "bytes"

@@ -13,8 +13,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from assay.errors import UserError
 from assay.registry import Registry
+from assay.slots import Component
 
 
 def expand(registry: Registry[Any]) -> Callable[[Any], Any]:
@@ -45,6 +48,23 @@ def expand(registry: Registry[Any]) -> Callable[[Any], Any]:
         if target and target not in options and (colon or required):
             raise UserError(f"{registry.kind} {name!r} needs its {target}: write '{name}:{target.upper()}'")
         return {"name": name, **options}
+
+    return validate
+
+
+def component(registry: Registry[Any], value: Any) -> Component[Any]:
+    """What a name, ``name:argument`` or a table stands for. Raises ``UserError`` for what is none of the registry."""
+    return Component.parse(registry, expand(registry)(value))
+
+
+def plain(registry: Registry[Any]) -> Callable[[Any], Any]:
+    """A validator of an option that holds a component of ``registry``: what checks out stays a name or a table."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return component(registry, value).dump()
+        except UserError as error:
+            raise PydanticCustomError("component", "{reason}", {"reason": str(error)}) from None
 
     return validate
 

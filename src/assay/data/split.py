@@ -89,6 +89,10 @@ class Split:
         return hashlib.blake2b(json.dumps(fields).encode(), digest_size=16).hexdigest()
 
     def training(self) -> Iterator[str]:
+        """The texts of the training documents, in the order of the corpus."""
+        return (document.text for document in self.training_documents())
+
+    def training_documents(self) -> Iterator[Document]:
         """The training documents, in the order of the corpus.
 
         Raises ``AssayError`` at the end if the corpus has changed since it was surveyed.
@@ -96,7 +100,7 @@ class Split:
         content = _ContentHash()
         for document, encoded in self._documents():
             if content.add(document, encoded) >= self.survey.threshold:
-                yield document.text
+                yield document
         if content.hexdigest() != self.survey.content:
             raise AssayError(f"corpus {self.corpus.name!r} changed while it was read; run the command again")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import json
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from assay.data.config import DataConfig
+from assay.data.corpora.mixture import Mixture
+from assay.data.order import Documents, Order
+from assay.data.order.shuffled import Shuffled
 from assay.data.split import Split
 from assay.data.store import Tokens, tokens
 from assay.data.tokenizers import Tokenizer
@@ -29,11 +32,33 @@ def prepare(config: DataConfig, tokenizer: Tokenizer | None = None) -> TokenData
     one window, and ``AssayError`` if the cache cannot be written.
     """
     corpus = config.corpus.build()
-    split = Split(corpus, validation=config.validation, eval_bytes=config.eval_bytes)
-    tokenizer = tokenizer or config.tokenizer.build(split=split)
-    data = TokenData(corpus.name, tokenizer, tokens(split, tokenizer))
+    if isinstance(corpus, Mixture):
+        data = _mixed(config, corpus, tokenizer)
+    else:
+        split = Split(corpus, validation=config.validation, eval_bytes=config.eval_bytes)
+        data = _member(config, split, tokenizer or config.tokenizer.build(split=split))
     data.windows(config.sequence_length)
     return data
+
+
+def _member(config: DataConfig, split: Split, tokenizer: Tokenizer, *, ordered: bool = True) -> TokenData:
+    found = tokens(split, tokenizer)
+    documents = Documents(found.train, found.about.separator, split.key, split.training_documents)
+    order = config.order.build(documents=documents) if ordered else None
+    return TokenData(split.corpus.name, tokenizer, found, order)
+
+
+def _mixed(config: DataConfig, corpus: Mixture, tokenizer: Tokenizer | None) -> TokenData:
+    from assay.data.mixing import JointSplit, MixedData
+
+    if config.order.name != "shuffled" and len([share for share in corpus.shares if share]) > 1:
+        raise UserError(f"data.order={config.order.name!r} needs one corpus to train on; give the others shares of 0")
+    splits = [Split(member, validation=config.validation, eval_bytes=config.eval_bytes) for member in corpus.members]
+    shared = tokenizer or config.tokenizer.build(split=JointSplit(splits))
+    members = [
+        _member(config, split, shared, ordered=share > 0) for split, share in zip(splits, corpus.shares, strict=True)
+    ]
+    return MixedData(corpus.name, members, corpus.shares)
 
 
 def bits_per_byte(total_nats: float, num_bytes: int) -> float:
@@ -60,27 +85,37 @@ class TokenData:
         fingerprint: hash of all that determines the tokens.
     """
 
-    def __init__(self, corpus: str, tokenizer: Tokenizer, tokens: Tokens) -> None:
+    def __init__(self, corpus: str, tokenizer: Tokenizer, tokens: Tokens, order: Order | None = None) -> None:
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.vocab_size = tokens.about.vocab_size
         self.separator = tokens.about.separator
         self.train = tokens.train
-        self.validation = tokens.validation
+        self.validation: np.ndarray = tokens.validation
         self.eval_bytes = tokens.about.eval_bytes
+        self.order = order or Shuffled(Documents(tokens.train, self.separator))
         self.fingerprint = tokens.key
+        if (identity := self.order.identity()) is not None:
+            fields = json.dumps([tokens.key, identity])
+            self.fingerprint = hashlib.blake2b(fields.encode(), digest_size=16).hexdigest()
+
+    @property
+    def domains(self) -> Mapping[str, TokenData]:
+        """What is evaluated by itself, by name: of one corpus, itself."""
+        return {self.corpus: self}
 
     def windows(self, sequence_length: int) -> int:
-        """Windows in an epoch: ⌊training tokens / sequence_length⌋.
+        """Windows in an epoch: ⌊tokens / sequence_length⌋, of the whole training text or of what the order samples.
 
         Raises ``UserError`` if the training text is shorter than a window of ``sequence_length + 1`` tokens.
         """
-        if len(self.train) <= sequence_length:
+        tokens = self.order.tokens
+        if tokens <= sequence_length:
             raise UserError(
-                f"corpus {self.corpus!r} has {len(self.train)} training tokens, fewer than one window of "
-                f"{sequence_length + 1}; use a longer text, or a data.sequence_length below {len(self.train)}"
+                f"corpus {self.corpus!r} has {tokens} training tokens, fewer than one window of "
+                f"{sequence_length + 1}; use a longer text, or a data.sequence_length below {tokens}"
             )
-        return len(self.train) // sequence_length
+        return tokens // sequence_length
 
     def batch(
         self,
@@ -94,10 +129,11 @@ class TokenData:
     ) -> Int[Tensor, "batch time+1"]:
         """Rows ``rank::world`` of the batch of ``step``: sequences, each with the token that follows it.
 
-        The training text is a ring. In each epoch it is cut anew, from a random offset r on; window k starts
-        at r + k·sequence_length and shares its last token with the first of the next window, so that each
-        token is predicted at most once in an epoch. The windows come in a random order. Both depend on
-        (seed, epoch) only: a batch is a function of (seed, step), whatever was read before.
+        The order, ``shuffled`` unless another is configured, says where the rows lie. By default the training text
+        is a ring. In each epoch it is cut anew, from a random offset r on; window k starts at r + k·sequence_length
+        and shares its last token with the first of the next window, so that each token is predicted at most once in
+        an epoch. The windows come in a random order. Both depend on (seed, epoch) only: a batch is a function of
+        (seed, step), whatever was read before.
 
         Args:
             step: number of the batch, from 0; epochs follow one another without end.
@@ -110,15 +146,20 @@ class TokenData:
         Raises:
             UserError: the training text is shorter than one window.
         """
-        windows = self.windows(sequence_length)
-        rows = np.arange(step * batch_size, (step + 1) * batch_size)[rank::world]
-        starts = np.empty(len(rows), np.int64)
-        epochs, places = np.divmod(rows, windows)
+        numbers = np.arange(step * batch_size, (step + 1) * batch_size)[rank::world]
+        return self.rows(numbers, seed=seed, sequence_length=sequence_length)
+
+    def rows(
+        self, numbers: Int[np.ndarray, " rows"], *, seed: int, sequence_length: int
+    ) -> Int[Tensor, "rows time+1"]:
+        """The windows that stand at these places of the endless sequence of all epochs."""
+        index = np.empty((len(numbers), sequence_length + 1), np.int64)
+        epochs, places = np.divmod(numbers, self.windows(sequence_length))
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            offset, order = _epoch(seed, int(epoch), windows, sequence_length)
-            starts[here] = offset + order[places[here]] * sequence_length
-        index = (starts[:, None] + np.arange(sequence_length + 1)) % len(self.train)
+            index[here] = self.order.places(
+                places[here], seed=seed, epoch=int(epoch), sequence_length=sequence_length
+            )
         return torch.from_numpy(self.train[index].astype(np.int64))
 
     def evaluation(
@@ -140,14 +181,3 @@ class TokenData:
                 torch.from_numpy(inputs).view(windows, sequence_length)[rows],
                 torch.from_numpy(targets).view(windows, sequence_length)[rows],
             )
-
-
-class _Epoch(NamedTuple):
-    offset: int
-    order: Int[np.ndarray, " windows"]
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch(seed: int, epoch: int, windows: int, sequence_length: int) -> _Epoch:
-    random = np.random.default_rng([seed, epoch])
-    return _Epoch(int(random.integers(sequence_length)), random.permutation(windows))
