@@ -1,0 +1,85 @@
+"""Fira: GaLore, and the part of the gradient that its subspace leaves out, scaled as Adam scaled what is inside.
+
+    N = m/(√v + ε),    φ_i = ‖N_i‖ / ‖R_i‖,    S = φ ⊙ (G − α R Bᵀ),    S ← S · min(1, γ ‖S_before‖ / ‖S‖)
+    W ← W − η √(1−β₂ᵗ)/(1−β₁ᵗ) · (α N Bᵀ + S),    then W ← (1 − ηλ)W
+
+R, m, v and B are GaLore's. There is one factor φ_i for each place i of the matrix's longer side, from the norms over
+the rank. The last line of S is the norm-growth limiter, for which one number is kept beside GaLore's state.
+
+Chen, Feng, Li, Lai, Yue, Yuan, Wang, 2024, arXiv:2410.01623.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from assay.optim.adamp import restore_float32
+from assay.optim.galore import GaLore
+from assay.optim.gradient.norm_growth_limiter import limit_growth
+from assay.optim.registries import optimizers
+
+TINY = 1e-8
+
+
+@optimizers.register("fira")
+class Fira(GaLore):
+    """``gamma`` is the limiter's γ; a very large one turns it off. The rest is as for ``GaLore``."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        *,
+        rank: Annotated[int, Field(gt=0)] = 64,
+        update_proj_gap: Annotated[int, Field(gt=0)] = 200,
+        scale: Annotated[float, Field(gt=0)] = 0.25,
+        gamma: Annotated[float, Field(ge=1)] = 1.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            rank=rank,
+            update_proj_gap=update_proj_gap,
+            scale=scale,
+            gamma=gamma,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The norms that are kept stay in float32 for parameters in bfloat16 too."""
+        super().load_state_dict(state_dict)
+        restore_float32(self, state_dict)
+
+    def updates(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        projected: list[Tensor],
+        directions: list[Tensor],
+    ) -> list[Tensor]:
+        residuals = list(torch._foreach_sub(gradients, self.project_back(group, parameters, projected)))
+        ratios = [
+            n.norm(dim=1, keepdim=True) / (r.norm(dim=1, keepdim=True) + TINY)
+            for n, r in zip(directions, projected, strict=True)
+        ]
+        torch._foreach_mul_(residuals, ratios)
+        self._limit(group["gamma"], parameters, residuals)
+        torch._foreach_add_(residuals, self.project_back(group, parameters, directions))
+        return residuals
+
+    def _limit(self, gamma: float, parameters: list[Tensor], residuals: list[Tensor]) -> None:
+        start = torch.zeros((), device=parameters[0].device)
+        before = torch.stack([self.state[p].get("residual_norm", start) for p in parameters])
+        for p, norm in zip(parameters, limit_growth(residuals, before, gamma).unbind(), strict=True):
+            self.state[p]["residual_norm"] = norm.clone()
