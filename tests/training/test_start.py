@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from assay.errors import Interrupted, UserError
 from assay.training.config import RunConfig
+from assay.training.export import export, is_run, load, tokenizer_of
 from assay.training.loop import train
 from assay.training.run_directory import RunDirectory
 
@@ -65,6 +67,25 @@ def test_the_whole_text_is_read_where_a_checkpoint_is_kept(tiny: dict[str, Any],
     summary = train(tiny, out=tmp_path / "half", values=half)
     rows = [row for row in RunDirectory(tmp_path / "run").metrics() if "bits_per_byte" in row]
     assert [row["bits_per_byte"] for row in rows if row["step"] == 6] == [summary.bits_per_byte]
+
+
+@pytest.mark.parametrize("point", [0.01, 0.3, 0.36, 0.45, 0.5, 1.0])
+def test_a_checkpoint_is_kept_at_the_nearest_step(tiny: dict[str, Any], tmp_path: Path, point: float) -> None:
+    """Of 11 steps; so the schedule, which is asked in the middle of a step, agrees on which is the last before it."""
+    values = {**CONSTANT, "training.tokens": 11 * 4 * 32, "training.keep": [point]}
+    train(tiny, out=tmp_path / "run", values=values)
+    found = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert found == [max(1, math.ceil(11 * point - 0.5))]
+
+
+def test_a_kept_checkpoint_is_opened_like_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    train(tiny, out=tmp_path / "run", values={"training.keep": [0.5]})
+    place = tmp_path / "run" / "checkpoints" / "000006"
+    opened = load(place)
+    assert equal({f"model.{name}": value for name, value in opened.state_dict().items()}, kept(tmp_path / "run", 6))
+    assert tokenizer_of(place).name == tokenizer_of(tmp_path / "run").name
+    assert export(place, tmp_path / "exported").joinpath("config.json").exists()
+    assert not is_run(tmp_path / "run" / "checkpoints" / "000007")
 
 
 def test_ids_tell_starts_apart_by_their_weights(tiny: dict[str, Any], tmp_path: Path) -> None:

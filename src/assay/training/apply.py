@@ -18,9 +18,8 @@ from assay.errors import UserError
 from assay.models import Decoder
 from assay.models.hugging_face.saving import save
 from assay.slots import Component
-from assay.training.export import is_run, load, tokenizer_of
+from assay.training.export import is_run, load, run_of, tokenizer_of
 from assay.training.progress import ProgressBar
-from assay.training.run_directory import RunDirectory
 from assay.transforms import Transform, transforms
 from assay.transforms.tuning import Tuning, held_out
 
@@ -72,7 +71,7 @@ def apply(
     source = None if isinstance(model, Decoder) else model
     corpus = f"text:{text}" if text is not None else corpus
     if corpus is None and source is not None and is_run(source):
-        corpus = RunDirectory(source).config().data.corpus
+        corpus = run_of(source).config().data.corpus
     if corpus is None and transform.reads_text:
         raise UserError(f"{technique!r} reads text: give a file or a folder with --text, or a --corpus")
     decoder = copy.deepcopy(model) if isinstance(model, Decoder) else load(model)

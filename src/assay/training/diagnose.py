@@ -22,9 +22,8 @@ from assay.diagnostics.windows import Windows
 from assay.errors import UserError
 from assay.models import Decoder
 from assay.quantities import quantity
-from assay.training.export import is_run, open_model, tokenizer_of
+from assay.training.export import is_run, open_model, run_of, tokenizer_of
 from assay.training.progress import ProgressBar
-from assay.training.run_directory import RunDirectory
 
 LENGTH = 512
 """Tokens in a window, unless the model takes fewer."""
@@ -178,7 +177,7 @@ def _texts(text: Any, corpus: Any, source: str | Path | None, tokenizer: Tokeniz
         labels = names if len(set(names)) == len(names) else [str(file) for file in files]
         return {label: _read(Path(file)) for label, file in zip(labels, files, strict=True)}
     if corpus is None and source is not None and is_run(source):
-        data = prepare(RunDirectory(source).config().data)
+        data = prepare(run_of(source).config().data)
         return {data.corpus: data.validation}
     if corpus is not None:
         data = prepare(DataConfig.parse({"corpus": corpus, "sequence_length": 1}), tokenizer)

@@ -26,18 +26,17 @@ if TYPE_CHECKING:
 def load(path: str | Path, **options: Any) -> Decoder:
     """The model of a run directory, of a Hugging Face folder, a GGUF file or a name on the Hub, as a decoder.
 
-    ``options`` are ``gguf_file``, ``dtype`` and ``device``. Raises ``UserError`` if there is no model that can be
-    read, naming the file or tensor that is wrong.
+    ``RUN/checkpoints/STEP`` is the model that a run kept at a step. ``options`` are ``gguf_file``, ``dtype`` and
+    ``device``. Raises ``UserError`` if there is no model that can be read, naming the file or tensor that is wrong.
     """
     if not is_run(path):
         return load_released(path, **options)
-    directory = RunDirectory(path)
-    weights = directory.checkpoint_path / "model.safetensors"
+    weights = _checkpoint_of(path) / "model.safetensors"
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{str(weights)!r} cannot be read: {' '.join(str(error).split())[:120]}") from None
-    model = Decoder(directory.config().model)
+    model = Decoder(run_of(path).config().model)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     return model.to(device=options.get("device", "cpu"), dtype=options.get("dtype", torch.float32)).eval()
 
@@ -73,13 +72,26 @@ def tokenizer_of(source: str | Path) -> Tokenizer:
     Raises ``UserError`` if there is none that can be read.
     """
     if is_run(source):
-        return prepare(RunDirectory(source).config().data).tokenizer
+        return prepare(run_of(source).config().data).tokenizer
     tokenizer = HuggingFaceTokenizer(folder=str(locate(source)))
     tokenizer.separator  # noqa: B018  (reads it)
     return tokenizer
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether ``path`` is the directory of a run that has a checkpoint."""
-    directory = RunDirectory(path)
-    return directory.config_path.is_file() and directory.checkpoint_path.is_dir()
+    """Whether ``path`` is the directory of a run that has a checkpoint, or of a checkpoint that a run kept."""
+    return run_of(path).config_path.is_file() and _checkpoint_of(path).is_dir()
+
+
+def run_of(path: str | Path) -> RunDirectory:
+    """The directory of the run that ``path`` is, or that kept the checkpoint which ``path`` is."""
+    place = Path(path)
+    return RunDirectory(place.parent.parent if _is_kept(place) else place)
+
+
+def _checkpoint_of(path: str | Path) -> Path:
+    return Path(path) if _is_kept(Path(path)) else RunDirectory(path).checkpoint_path
+
+
+def _is_kept(path: Path) -> bool:
+    return path.parent == RunDirectory(path.parent.parent).checkpoints_path

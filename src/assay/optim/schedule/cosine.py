@@ -7,10 +7,9 @@ Loshchilov, Hutter, 2016, arXiv:1608.03983, without restarts.
 
 from __future__ import annotations
 
-import math
-
 from assay.optim.registries import schedules
 from assay.optim.schedule import check_share, warm_up
+from assay.optim.schedule.shapes import decayed
 
 
 @schedules.register("cosine")
@@ -23,4 +22,4 @@ class Cosine:
         if progress < self.warmup:
             return warm_up(progress, self.warmup)
         share = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        return decayed("cosine", min(share, 1.0), 1.0, self.final)
