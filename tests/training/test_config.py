@@ -133,6 +133,7 @@ CHANGED: dict[str, Any] = {
     "data.eval_bytes": 4096,
     "optimizer.name": "muon",
     "optimizer.lr": 0.125,
+    "transfer": "weight-decay-scaling",
     "schedule": "cosine",
     "gradient": "noise",
     "selection": "lisa",
@@ -157,6 +158,7 @@ UNCHANGED: dict[str, Any] = {
     "training.trackers": ["tensorboard"],
     "training.diagnostics_every": 7,
     "data.corpus": "text:/the/same/text/elsewhere",
+    "data.order": "uniform",
 }
 
 
@@ -185,6 +187,7 @@ class TestRunId:
         assert fields <= CHANGED.keys() | UNCHANGED.keys() | {"start"}  # of which test_start.py speaks
         assert {f"training.{field}" for field in EXECUTION} == UNCHANGED.keys() - {
             "data.corpus",
+            "data.order",  # both enter by the data's fingerprint
             "training.diagnostics_every",
         }
 

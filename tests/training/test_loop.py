@@ -253,8 +253,9 @@ def bounded(arguments: list[str], environment: dict[str, str]) -> tuple[int | No
         return None, process.communicate()[1]
 
 
-def test_two_processes_train_like_one(tiny: dict[str, Any], tmp_path: Path) -> None:
-    options = ("--set=training.tokens=3840",)
+@pytest.mark.parametrize("selection", ["all", "drop"])
+def test_two_processes_train_like_one(tiny: dict[str, Any], tmp_path: Path, selection: str) -> None:
+    options = ("--set=training.tokens=3840", f"--set=selection={selection}")
     one, two = tmp_path / "one", tmp_path / "two"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *command(tiny, tmp_path, one, *options)], check=True, env=environment)

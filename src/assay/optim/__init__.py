@@ -1,5 +1,6 @@
 """Optimizers and what stands around them, one per file.
 
+    transfer             what rate and decay, tuned at another width, are at this one
     selection            which parameters a step trains, before its forward pass
     gradient transform   what becomes of the gradients, after the backward pass and clipping
     optimizer            the step itself
@@ -25,12 +26,14 @@ from assay.optim.registries import (
     GradientTransform,
     Schedule,
     Selection,
+    Transfer,
     averages,
     constraints,
     gradients,
     optimizers,
     schedules,
     selections,
+    transfers,
 )
 from assay.slots import Component
 
@@ -41,6 +44,7 @@ __all__ = [
     "ParameterGroup",
     "Schedule",
     "Selection",
+    "Transfer",
     "averages",
     "build_optimizer",
     "constraints",
@@ -49,11 +53,24 @@ __all__ = [
     "parameter_groups",
     "schedules",
     "selections",
+    "transfers",
 ]
 
 
 def build_optimizer(
-    component: Component[torch.optim.Optimizer], model: torch.nn.Module, **context: Any
+    component: Component[torch.optim.Optimizer],
+    model: torch.nn.Module,
+    transfer: Transfer | None = None,
+    **context: Any,
 ) -> torch.optim.Optimizer:
-    """The configured optimizer over all trainable parameters of ``model``; ``context`` holds ``lr``."""
-    return component.build(params=parameter_groups(model), **context)
+    """The configured optimizer over all trainable parameters of ``model``; ``context`` holds ``lr``.
+
+    With ``transfer`` its groups have their shares of that rate and of the optimizer's decay.
+    """
+    groups = parameter_groups(model) if transfer is None else transfer.groups(model)
+    optimizer = component.build(params=groups, **context)
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
+        if "weight_decay" in group:
+            group["weight_decay"] *= group.get("decay_scale", 1.0)
+    return optimizer

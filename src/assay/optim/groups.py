@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
@@ -18,6 +18,9 @@ class ParameterGroup(TypedDict):
     """``matrix``: a weight between hidden layers; ``embedding``: indexed by tokens or positions, heads included."""
     decay: bool
     """Whether weight decay applies."""
+    lr_scale: NotRequired[float]
+    decay_scale: NotRequired[float]
+    """What the optimizer's rate and decay are multiplied by for this group."""
 
 
 def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
@@ -38,6 +41,12 @@ def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
             group = groups.setdefault((role, decay), {"params": [], "role": role, "decay": decay})
             group["params"].append(parameter)
     return list(groups.values())
+
+
+def head_parameters(model: nn.Module) -> set[int]:
+    """The ids of what a language model's head has of its own."""
+    named = ((path, p) for path, module in model.named_modules() for p in module.parameters(recurse=False))
+    return {id(p) for path, p in named if _in_head(path)}
 
 
 def with_roles(params: ParamsT) -> list[dict[str, Any]]:
@@ -66,6 +75,8 @@ def _by_role(group: dict[str, Any]) -> list[dict[str, Any]]:
 def _role(path: str, module: nn.Module, parameter: nn.Parameter) -> Role:
     if parameter.ndim < 2:
         return "vector"
-    if isinstance(module, nn.Embedding) or not HEADS.isdisjoint(path.split(".")):
-        return "embedding"
-    return "matrix"
+    return "embedding" if isinstance(module, nn.Embedding) or _in_head(path) else "matrix"
+
+
+def _in_head(path: str) -> bool:
+    return not HEADS.isdisjoint(path.split("."))

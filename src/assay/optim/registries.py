@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from assay.optim.groups import ParameterGroup
 from assay.registry import Registry
 
 
@@ -63,6 +64,21 @@ class Selection(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
+class Transfer(Protocol):
+    """What becomes of a learning rate and a weight decay that were tuned at another width."""
+
+    width: int
+    """The hidden size at which they were tuned."""
+
+    def initialize(self, model: nn.Module) -> None:
+        """Change freshly drawn weights in place to those that suit this width."""
+        ...
+
+    def groups(self, model: nn.Module) -> list[ParameterGroup]:
+        """The trainable parameters, each once, with ``lr_scale`` and ``decay_scale`` where these are not 1."""
+        ...
+
+
 class Average(Protocol):
     """How the weights at the end are made of the last ones that were kept."""
 
@@ -82,3 +98,4 @@ constraints: Registry[Constraint] = Registry("constraint", "assay.optim.constrai
 gradients: Registry[GradientTransform] = Registry("gradient transform", "assay.optim.gradient")
 selections: Registry[Selection] = Registry("selection", "assay.optim.selection")
 averages: Registry[Average] = Registry("average", "assay.optim.average")
+transfers: Registry[Transfer] = Registry("transfer", "assay.optim.transfer")

@@ -159,10 +159,14 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def set_weights(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Raises ``ValueError`` if the names are not the model's, ``RuntimeError`` if a shape is not."""
+    """Raises ``ValueError`` if the names are not the model's, ``RuntimeError`` if a shape is not.
+
+    What a loss keeps stays as it is where only one of the two has it: a run may go on with another loss.
+    """
     for name in sorted(get_model_state_dict(model).keys() ^ weights.keys()):
-        raise ValueError(f"one of the two has no {name!r}")
-    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+        if not name.startswith("loss."):
+            raise ValueError(f"one of the two has no {name!r}")
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def _read(path: Path) -> tuple[State, dict[str, torch.Tensor]]:

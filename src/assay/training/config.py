@@ -14,6 +14,7 @@ from torch import nn
 
 from assay.config import Config, assign, read_toml
 from assay.data import DataConfig
+from assay.data.order import orders
 from assay.losses import losses
 from assay.models import ModelConfig
 from assay.optim import (
@@ -22,12 +23,14 @@ from assay.optim import (
     GradientTransform,
     Schedule,
     Selection,
+    Transfer,
     averages,
     constraints,
     gradients,
     optimizers,
     schedules,
     selections,
+    transfers,
 )
 from assay.quantities import Amount, Count, Seconds
 from assay.slots import Component, In
@@ -85,7 +88,7 @@ EXECUTION = ("compile", "sharding", "checkpoint_seconds", "trackers")
 """Fields of ``training`` that say how a run is carried out, not what it is: they don't enter its id."""
 
 
-LATER_SLOTS = ("gradient", "selection", "average", "start")
+LATER_SLOTS = ("gradient", "selection", "average", "start", "transfer")
 """Slots that came after the first runs, whose ids they leave as they were unless they are used."""
 
 
@@ -96,6 +99,9 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     optimizer: Annotated[Component[torch.optim.Optimizer], In(optimizers, default="adamw")] = Component(
         optimizers, "adamw"
+    )
+    transfer: Annotated[Component[Transfer], In(transfers, default="weight-decay-scaling")] = Component(
+        transfers, "none"
     )
     schedule: Annotated[Component[Schedule], In(schedules, default="warmup-stable-decay")] = Component(
         schedules, "warmup-stable-decay"
@@ -119,8 +125,15 @@ class RunConfig(Config):
                 f"model.max_length={length} is shorter than data.sequence_length={self.data.sequence_length}"
             )
         if "lr" not in self.optimizer.options:
-            options = {**self.optimizer.options, "lr": self.model.learning_rate()}
+            width = self.transfer.build(hidden_size=self.model.hidden_size).width
+            rate = self.model.model_copy(update={"hidden_size": width}).learning_rate()
+            options = {**self.optimizer.options, "lr": rate}
             object.__setattr__(self, "optimizer", Component(optimizers, self.optimizer.name, options))
+        tokens = (self.training.tokens or 0) // self.tokens_per_step * self.tokens_per_step
+        samples = getattr(orders[self.data.order.name], "samples", False)
+        if tokens and samples and "tokens" not in self.data.order.options:
+            order = Component(orders, self.data.order.name, {**self.data.order.options, "tokens": tokens})
+            object.__setattr__(self, "data", self.data.model_copy(update={"order": order}))
         micro = self.training.micro_batch_size
         if micro is not None and self.data.batch_size % micro:
             raise ValueError(
@@ -154,7 +167,7 @@ class RunConfig(Config):
                 del description[slot]
         if "start" in description:
             description["start"] = self.start.build(seed=self.seed).identity()
-        del description["data"]["corpus"]
+        del description["data"]["corpus"], description["data"]["order"]
         identity = {"assay": __version__, "data": data_fingerprint, "config": description}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

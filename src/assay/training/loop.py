@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from assay.data.windows import TokenData, prepare
@@ -30,7 +30,7 @@ from assay.optim import build_optimizer
 from assay.training import checkpoint, environment
 from assay.training.averaging import Averaging
 from assay.training.budget import Budget
-from assay.training.compilation import compiled_objectives, repays
+from assay.training.compilation import as_written, compile_layers, repays
 from assay.training.config import RunConfig, read_run_config
 from assay.training.evaluation import evaluate
 from assay.training.objective import Objective
@@ -112,25 +112,24 @@ class _Run:
         self.budget, self.accelerator = budget, accelerator
         environment.reset_peak_memory()
         torch.manual_seed(config.seed)
-        objective = Objective(Decoder(config.model), config.loss.build(), config.training.precision)
-        initialize(objective.model, config.seed, config.model.init_std)
+        model = Decoder(config.model)
+        initialize(model, config.seed, config.model.init_std)
+        transfer = config.transfer.build(hidden_size=config.model.hidden_size)
+        transfer.initialize(model)
+        objective = Objective(model, config.loss.build(model=model), config.training.precision)
         objective.to(accelerator.device)
         device = accelerator.device.type
         self.compiled = repays(config, device=device, sharing=sharing)
-        self.call: Callable[..., Tensor]
-        if self.compiled and accelerator.num_processes == 1:
-            objective, self.call = compiled_objectives.get(config, objective)
-            optimizer = build_optimizer(config.optimizer, objective.model)
-            self.module, self.optimizer = objective, accelerator.prepare(optimizer)
-        else:
-            optimizer = build_optimizer(config.optimizer, objective.model)
-            self.module, self.optimizer = accelerator.prepare(objective, optimizer)
-            self.call = torch.compile(self.module) if self.compiled else self.module
-        self.parameters = sum(p.numel() for p in objective.model.parameters())
+        if self.compiled:
+            compile_layers(model)
+        optimizer = build_optimizer(config.optimizer, model, transfer)
+        self.module, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.parameters = sum(p.numel() for p in model.parameters())
         self.first_batch = config.start.build(seed=config.seed)(self.module, self.optimizer.optimizer)
-        model = accelerator.unwrap_model(self.module).model
+        self.objective: Objective = accelerator.unwrap_model(self.module)
+        model = self.objective.model
         self.constraint = config.constraint.build(model=model)
-        self.gradient = config.gradient.build(seed=config.seed)
+        self.gradient = config.gradient.build(seed=config.seed, model=model)
         self.step = 0
         self.selection = config.selection.build(
             model=model,
@@ -161,22 +160,24 @@ class _Run:
         evaluations = self.config.training.evaluations
         saved = time.monotonic()
         self.module.train()
+        reached = self._progress() if self.step else 0.0
         while self.diverged_at is None and self._spent() < 1:
             before = self._spent()
             self._train_step()
+            since, reached = reached, self._progress()
             over = self._spent() >= 1
             if self.recorder is not None and (over or self.step % self.config.training.diagnostics_every == 0):
                 self._flush(bar)
                 self._record()
             if over or len(self.rows) >= LOGGED_TOGETHER:
                 self._flush(bar)
-            kept = not over and self._passed(before, self.config.training.keep)
+            kept = not over and _between(since, reached, self.config.training.keep)
             if kept or (not over and int(before * evaluations) < int(self._spent() * evaluations)):
                 self._flush(bar)
                 self._evaluate(share=1 if kept else 1 / 8)
-            if self.diverged_at is None and self._passed(before, self.config.training.keep):
+            if self.diverged_at is None and _between(since, reached, self.config.training.keep):
                 self._save(self.directory.checkpoints_path / f"{self.step:06d}")
-            if self.diverged_at is None and self._passed(before, self.averaging.points):
+            if self.diverged_at is None and _between(since, reached, self.averaging.points):
                 self.averaging.keep(self.module, self.step, write=self.accelerator.is_main_process)
             due = time.monotonic() - saved >= self.config.training.checkpoint_seconds
             if not over and self._agree(due or stopped.is_set()):
@@ -193,9 +194,9 @@ class _Run:
         self._save()
         return self._summary(self._evaluate(share=1.0))
 
-    def _passed(self, before: float, points: Sequence[float]) -> bool:
-        """Whether the last step went over one of these shares of the budget, or up to it."""
-        return any(before + 1e-9 < point <= self._spent() + 1e-9 for point in points)
+    def _progress(self) -> float:
+        """Where the schedule is asked for the next step's rate."""
+        return self.budget.progress(self.step, self.seconds)
 
     def _spent(self) -> float:
         return self.budget.spent(self.step, self.seconds)
@@ -203,10 +204,12 @@ class _Run:
     def _train_step(self) -> None:
         start = time.perf_counter()
         config, optimizer = self.config, self.optimizer.optimizer
-        factor = self.schedule(self.budget.progress(self.step, self.seconds))
+        progress = self._progress()
+        factor = self.schedule(progress)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.selection(self.step)
+        self.objective.begin_step(self.step, progress)
         loss, norm = self._backward(self._batch())
         self.gradient([p for p in self.module.parameters() if p.grad is not None], self.step)
         optimizer.step()
@@ -244,7 +247,7 @@ class _Run:
         for index, micro in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.module):
-                loss = self.call(micro[:, :-1], micro[:, 1:]) * (len(micro) / len(rows))
+                loss = self.module(micro[:, :-1], micro[:, 1:]) * (len(micro) / len(rows))
                 accelerator.backward(loss)
             total += loss.detach()
         norm = None
@@ -282,7 +285,8 @@ class _Run:
     def _record(self) -> None:
         """Log what the diagnostics measure; it takes no time of the run's own."""
         if self.recorder is not None and self.diverged_at is None and self.accelerator.is_main_process:
-            found = self.recorder(self.accelerator.unwrap_model(self.module).model)
+            with as_written(self.compiled):
+                found = self.recorder(self.accelerator.unwrap_model(self.module).model)
             values = {name: value if math.isfinite(value) else None for name, value in found.items()}
             self.directory.append([self._row(diagnostics=values)])
             if self.config.training.trackers:
@@ -293,12 +297,15 @@ class _Run:
         return {"step": self.step, "tokens": tokens, "seconds": round(self.seconds, 4), **values}
 
     def _evaluate(self, *, share: float) -> float | None:
-        value = evaluate(self.module, self.data, self.config, self.accelerator, share=share)
+        with as_written(self.compiled):
+            found = evaluate(self.module, self.data, self.config, self.accelerator, share=share)
+        value = sum(found.values()) / len(found)
         if not math.isfinite(value):
             self.diverged_at = self.step
             return None
         if self.accelerator.is_main_process:
-            self.directory.append([self._row(bits_per_byte=value)])
+            domains = {"domains": found} if len(found) > 1 else {}
+            self.directory.append([self._row(bits_per_byte=value, **domains)])
             if self.config.training.trackers:
                 self.accelerator.log({"bits_per_byte": value}, step=self.step)
         return value
@@ -353,6 +360,11 @@ class _Run:
         )
 
 
+def _between(since: float, reached: float, points: Sequence[float]) -> bool:
+    """Whether one of these shares of the budget lies between the rates of two steps: the last and the next."""
+    return any(since < point <= reached for point in points)
+
+
 def _recorder(config: RunConfig, data: TokenData) -> Callable[[Decoder], dict[str, float]] | None:
     """What measures the configured diagnostics; it is imported only then, because it imports transformers' models."""
     if not config.training.diagnostics:
@@ -387,6 +399,7 @@ def _accelerator(config: RunConfig, path: Path) -> Accelerator:
             log_with=trackers or None,
             project_dir=path if trackers else None,
             fsdp_plugin=plugin,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.selection.name != "all")],
         )
     except ValueError as error:
         raise UserError(f"training.trackers={trackers}: {' '.join(str(error).split())}") from None

@@ -12,7 +12,8 @@ from assay.models import Decoder
 class Objective(nn.Module):
     """Token ids and targets to one number, or token ids alone to logits.
 
-    bfloat16 is autocast; the loss is in float32. Both go through ``forward``, where distribution has its hooks.
+    bfloat16 is autocast; the loss is in float32. Both go through ``forward``, where distribution has its hooks. What
+    else a loss may ask for, ``assay.losses`` says.
     """
 
     def __init__(self, model: Decoder, loss: nn.Module, precision: str) -> None:
@@ -26,4 +27,14 @@ class Objective(nn.Module):
     ) -> Float[Tensor, ""] | Float[Tensor, "batch time vocab"]:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             logits = self.model(inputs)
-        return logits if targets is None else self.loss(logits, targets)
+            if targets is None:
+                return logits
+            read = getattr(self.loss, "read", None)
+            known = [] if read is None else [read(inputs)]
+        return self.loss(logits, targets, *known)
+
+    def begin_step(self, step: int, progress: float) -> None:
+        """Before the forward passes of step ``step`` (from 0), at ``progress`` in [0, 1) through the run."""
+        begin = getattr(self.loss, "begin_step", None)
+        if begin is not None:
+            begin(self.model, step, progress)
