@@ -16,7 +16,7 @@ from assay.losses import losses
 from assay.models import ModelConfig
 from assay.models.config import heads, linears, mixers, mlps, norms, placements, positions, residuals
 from assay.models.vision import networks
-from assay.optim import averages, constraints, gradients, optimizers, schedules, selections
+from assay.optim import averages, constraints, gradients, optimizers, schedules, selections, transfers
 from assay.training.config import TrainingConfig
 from assay.training.start import starts
 from assay.transforms import transforms
@@ -44,6 +44,7 @@ def test_every_component_is_documented() -> None:
         positions,
         heads,
         optimizers,
+        transfers,
         schedules,
         gradients,
         selections,

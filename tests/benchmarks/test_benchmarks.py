@@ -18,8 +18,11 @@ SAID = {
     "compare_speed": ["Trainer / assay:", "seconds"],
     "compare_overhead": ["overhead in percent", "The first comparison of a process"],
     "kernels": ["Fused kernels"],
+    "optimizers": ["time / fused AdamW", "pytorch-optimizer", "state MiB", "adamp"],
+    "selections": ["peak MiB", "state MiB", "time / all layers", "drop-muon"],
     "diagnose": ["time / plain forward", "matrix entropy / matrix nuclear norm"],
     "false_positives": ["Equal arms: stated to err in 5% or less", "in theory", "95 % interval"],
+    "roofline": ["GFLOP/s", "rank correlation"],
 }
 Started = dict[str, tuple[subprocess.Popen[str], Path]]
 

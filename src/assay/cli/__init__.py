@@ -45,6 +45,7 @@ def main() -> None:
         apply,
         claims,
         compare,
+        design,
         diagnose,
         papers,
         techniques,
