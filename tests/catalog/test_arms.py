@@ -24,6 +24,8 @@ APPLY = {
     "peri-too": {"patch": {"model.placement": "peri-ln", "optimizer.lr": 0.5}},
     "rsq": {"transform": "rsq"},
     "resnet": {"network": "resnet"},
+    "restart": {"command": "train --set start.run=RUN"},
+    "solver": {"function": "assay.optim.halpern.halpern_page"},
     "known-only": {},
 }
 
@@ -123,6 +125,8 @@ def test_two_values_for_one_field_name_both_techniques_and_the_field(arm, field)
         ("rsq", "'rsq' is a transform"),
         ("seednorm+rsq", "'rsq' is a transform"),
         ("resnet", "'resnet' is a network for images"),
+        ("restart", "'restart' is not a change of the configuration (assay train --set start.run=RUN)"),
+        ("solver", "(python: from assay.optim.halpern import halpern_page) and cannot be an arm"),
         ("seednorm+known-only", "'known-only' is catalogued but cannot be applied yet"),
         ("sednorm+peri-ln", "unknown technique 'sednorm'; nearest: seednorm"),
     ],

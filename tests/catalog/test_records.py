@@ -1,4 +1,5 @@
 import importlib.resources
+import pkgutil
 import tomllib
 
 import pytest
@@ -42,6 +43,8 @@ def test_a_record_takes_its_slug_and_area_from_its_place(tmp_path):
         ('patch = { "model.norm" = "alpha" }', "available"),
         ('transform = "alpha"', "available"),
         ('network = "alpha"', "available"),
+        ('command = "train"', "available"),
+        ('function = "math.sin"', "available"),
     ],
 )
 def test_status_follows_from_the_way_to_apply_it(tmp_path, addition, status):
@@ -141,6 +144,12 @@ def test_the_built_in_catalogue_holds_every_record_of_its_files():
     for p in papers():
         assert set(p.treats) <= symptoms().keys()
         assert assign({}, p.patch or {}) == assign({}, dict(reversed((p.patch or {}).items())))
+
+
+def test_what_records_import_is_there():
+    named = [paper.function for paper in papers() if paper.function is not None]
+    assert [path for path in named if not callable(pkgutil.resolve_name(path))] == []
+    assert len(named) >= 4
 
 
 def test_papers_of_an_area():

@@ -8,7 +8,7 @@ summary = "RMSNorm with a gain that moves with the input"
 treats  = ["residual-growth"]                # keys of symptoms.toml
 patch   = { "model.norm" = "seednorm" }      # how it is applied by name; none: not yet. Or one of
                                              # transform = "...", network = "...", diagnostics = ["..."],
-                                             # analysis = "NAME ARGUMENTS"
+                                             # analysis = "NAME ARGUMENTS", command = "WORDS", function = "..."
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Paper(Config):
 
     ``area`` is the stem of its file, ``date`` is ISO or ``--MM-DD`` while the year is open, ``treats`` are
     ids of symptoms, ``patch`` maps dotted fields of a run's configuration to values, ``transform`` names one of
-    trained models, ``network`` one for images, ``diagnostics`` are those that measure what it measures, and
-    ``analysis`` is what stands after ``assay analyse``, with words in capitals for what a user has.
+    trained models, ``network`` one for images, ``diagnostics`` are those that measure what it measures. ``analysis``
+    is what stands after ``assay analyse``, and ``command`` after ``assay`` alone, with words in capitals for what a
+    user has. ``function`` is the dotted path of what does it in Python, where no run of a language model can.
     """
 
     slug: Slug
@@ -76,12 +77,22 @@ class Paper(Config):
     network: Line | None = None
     diagnostics: tuple[Line, ...] = ()
     analysis: Line | None = None
+    command: Line | None = None
+    function: Line | None = None
     claims: tuple[Claim, ...] = ()
 
     @property
     def status(self) -> Literal["available", "catalogued"]:
         """``available`` if it can be applied here by name, else ``catalogued``."""
-        ways = (self.patch, self.transform, self.network, self.diagnostics, self.analysis)
+        ways = (
+            self.patch,
+            self.transform,
+            self.network,
+            self.diagnostics,
+            self.analysis,
+            self.command,
+            self.function,
+        )
         return "available" if any(ways) else "catalogued"
 
     @model_validator(mode="after")

@@ -68,7 +68,10 @@ def parse_arm(text: str) -> Arm:
 
 
 def commands(paper: Paper) -> list[str]:
-    """The shell commands that apply a transform to a model, measure it, or train and compare with a patch."""
+    """The shell commands that apply a transform to a model, measure it, or train and compare with a patch.
+
+    For what is called from Python it is the import.
+    """
     found = []
     if paper.transform is not None:
         found.append(f"assay apply {paper.slug} MODEL --text FILE --out DIR")
@@ -76,6 +79,11 @@ def commands(paper: Paper) -> list[str]:
         found.append(f"assay diagnose MODEL --only {','.join(paper.diagnostics)} --out DIR")
     if paper.analysis is not None:
         found.append(f"assay analyse {paper.analysis}")
+    if paper.command is not None:
+        found.append(f"assay {paper.command}")
+    if paper.function is not None:
+        module, _, name = paper.function.rpartition(".")
+        found.append(f"python: from {module} import {name}")
     if paper.patch is None:
         return found
     settings = " ".join(f"--set {shlex.quote(f'{f}={_argument(v)}')}" for f, v in sorted(paper.patch.items()))
@@ -92,7 +100,9 @@ def _patch_of(name: str) -> dict[str, Any]:
 def _what(paper: Paper) -> str:
     if paper.transform is not None:
         return "a transform of trained models"
-    return "a measurement" if paper.diagnostics or paper.analysis else "a network for images"
+    if paper.diagnostics or paper.analysis:
+        return "a measurement"
+    return "a network for images" if paper.network else f"not a change of the configuration ({commands(paper)[0]})"
 
 
 def _merge(patches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from assay.optim.base import Optimizer
+from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
 View = Literal["rows", "whole"]
@@ -85,10 +86,6 @@ class AdamP(Optimizer):
                 take_back_radial(weights[i], start, views[i], kept=1 - group["lr"] * decay, eps=group["eps"])
         write_back(parameters, weights)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        restore_float32(self, state_dict)
-
 
 def invariant_views(
     weights: Sequence[Tensor], gradients: Sequence[Tensor], delta: float, eps: float
@@ -146,34 +143,6 @@ def by_decay(views: Sequence[View | None], weight_decay: float, wd_ratio: float)
     free = [i for i, view in enumerate(views) if view is None]
     invariant = [i for i, view in enumerate(views) if view is not None]
     return [(i, decay) for i, decay in ((free, weight_decay), (invariant, weight_decay * wd_ratio)) if i]
-
-
-def accumulator(parameter: Tensor) -> torch.dtype:
-    """float32 for the state of parameters that have less."""
-    return torch.float32 if parameter.dtype in (torch.bfloat16, torch.float16) else parameter.dtype
-
-
-def widened(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors themselves, or copies in float32 of those that have less."""
-    return [tensor.to(accumulator(tensor)) for tensor in tensors]
-
-
-def write_back(parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Undo ``widened``."""
-    for parameter, weight in zip(parameters, weights, strict=True):
-        if weight is not parameter:
-            parameter.copy_(weight)
-
-
-def restore_float32(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Put back as they were saved the states that torch rounds to their parameters' type in ``load_state_dict``."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-    for parameter, index in zip(parameters, saved, strict=True):
-        for name, value in state_dict["state"].get(index, {}).items():
-            loaded = optimizer.state[parameter][name]
-            if loaded.dtype != value.dtype:
-                optimizer.state[parameter][name] = value.to(loaded.device, copy=True)
 
 
 def _row_cosines(x: Float[Tensor, "*batch columns"], y: Float[Tensor, "*batch columns"], eps: float) -> Tensor:

@@ -37,6 +37,17 @@ class Optimizer(torch.optim.Optimizer):
                 self.update(group, parameters, [p.grad for p in parameters])
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but what was saved in float32 stays so where a parameter has less."""
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for parameter, index in zip(parameters, saved, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                loaded = self.state[parameter][name]
+                if loaded.dtype != value.dtype:
+                    self.state[parameter][name] = value.to(loaded.device, copy=True)
+
     def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         """Change ``parameters`` in place, by the options in ``group`` and what ``state`` keeps of each."""
         raise NotImplementedError

@@ -24,8 +24,8 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from assay.errors import UserError
-from assay.optim.adamp import accumulator, restore_float32, widened, write_back
 from assay.optim.base import MatrixOptimizer
+from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
 
@@ -113,7 +113,3 @@ class ExponentiatedGradient(MatrixOptimizer):
             for name in names:
                 state[name] = torch.zeros_like(p, dtype=accumulator(p))
         return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        restore_float32(self, state_dict)

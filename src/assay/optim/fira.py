@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from assay.optim.adamp import restore_float32
 from assay.optim.galore import GaLore
 from assay.optim.gradient.norm_growth_limiter import limit_growth
 from assay.optim.registries import optimizers
@@ -54,11 +53,6 @@ class Fira(GaLore):
             eps=eps,
             weight_decay=weight_decay,
         )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The norms that are kept stay in float32 for parameters in bfloat16 too."""
-        super().load_state_dict(state_dict)
-        restore_float32(self, state_dict)
 
     def updates(
         self,

@@ -22,16 +22,13 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
 from assay.optim.adamp import (
-    accumulator,
     by_decay,
     invariant_views,
     remove_along,
-    restore_float32,
     take_back_radial,
-    widened,
-    write_back,
 )
 from assay.optim.base import Optimizer
+from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
 
@@ -90,7 +87,3 @@ class SGDP(Optimizer):
             if (buffer := buffers[i]) is not None and not group["nesterov"]:
                 remove_along(buffer, start, buffer, views[i], eps=eps)
         write_back(parameters, weights)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        restore_float32(self, state_dict)

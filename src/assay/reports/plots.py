@@ -80,7 +80,7 @@ def forest(comparison: Comparison) -> Figure:
             },
             hovertemplate=f"<b>{escape(arm.name)}</b><br>mean %{{x:+.{digits}f}}{interval}<extra></extra>",
         )
-    figure.update_xaxes(title_text=f"difference in {escape(comparison.unit)}", range=_padded(reached))
+    figure.update_xaxes(title_text=f"difference in {escape(comparison.unit)}", range=_padded(reached, 0.1))
     figure.update_layout(height=figure.layout.height + 20, margin={"t": 28})
     better, worse = ("left", "right") if comparison.lower_is_better else ("right", "left")
     arrows = {"left": "← {}", "right": "{} →"}
@@ -204,11 +204,11 @@ def _late_range(curves: Sequence[Curve]) -> list[float] | None:
     return _padded(late)
 
 
-def _padded(values: Sequence[float]) -> list[float] | None:
-    """The range of the values with a margin; ``None`` leaves it to plotly."""
+def _padded(values: Sequence[float], share: float = 0.04) -> list[float] | None:
+    """The range of the values with a margin of this share; ``None`` leaves it to plotly."""
     if not values or min(values) == max(values):
         return None
-    margin = 0.04 * (max(values) - min(values))
+    margin = share * (max(values) - min(values))
     return [min(values) - margin, max(values) + margin]
 
 
