@@ -116,6 +116,8 @@ def _claim(claim: Claim) -> list[str]:
     lines = [f"### {claim.id}", "", f"{says}.", "", f"Published: {claim.published}.", ""]
     if claim.falsified_by:
         lines += [f"What would speak against it: {claim.falsified_by}.", ""]
+    if claim.seen:
+        lines += [f"Seen before the rule was written: {claim.seen}.", ""]
     if not claim.measure:
         return [*lines, "Not measurable here.", ""]
     known = evidence(claim.id)

@@ -60,6 +60,7 @@ published = "3.0 to 2.9"
 measure = { compare = ["baseline", "alpha"], metric = "bits_per_byte", expect = "lower" }
 scales = { cpu = { seeds = 7 } }
 falsified_by = "no difference at 100M"
+seen = "one seed"
 
 [[alpha.claims]]
 id = "alpha/speed"
@@ -69,6 +70,7 @@ published = "no number"
     loss, speed = catalog(tmp_path, norm=RECORD + claims).papers["alpha"].claims
     assert loss.measure == {"compare": ["baseline", "alpha"], "metric": "bits_per_byte", "expect": "lower"}
     assert (loss.scales, loss.falsified_by) == ({"cpu": {"seeds": 7}}, "no difference at 100M")
+    assert (loss.seen, speed.seen) == ("one seed", None)
     assert speed.measure == {}
     assert speed.scales == {"cpu": {}, "gpu": {}}
 

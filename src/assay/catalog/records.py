@@ -41,7 +41,8 @@ class Claim(Config):
     """One published statement, and how assay measures it.
 
     ``measure`` names a way of ``assay.claims.ways`` with its options (empty: not measurable here), ``scales`` holds
-    what differs at each scale at which it is measured, ``falsified_by`` says what would speak against it.
+    what differs at each scale at which it is measured, ``falsified_by`` says what would speak against it. ``seen`` is
+    what was known of the outcome here when the rule was written: nothing, unless it says so.
     """
 
     id: Line
@@ -50,6 +51,7 @@ class Claim(Config):
     measure: dict[str, Any] = Field(default_factory=dict)
     scales: dict[Scale, dict[str, Any]] = Field(default_factory=_both_scales)
     falsified_by: Line | None = None
+    seen: Line | None = None
 
 
 class Paper(Config):

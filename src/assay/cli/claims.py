@@ -108,6 +108,8 @@ def claim_lines(claim: Claim, evidence: Path | None = None) -> list[str]:
     lines = [claim.id, f"  says: {claim.says}", f"  published: {claim.published}"]
     if claim.falsified_by:
         lines.append(f"  falsified by: {claim.falsified_by}")
+    if claim.seen:
+        lines.append(f"  seen before the rule: {claim.seen}")
     if not claim.measure:
         return [*lines, "  not measurable here"]
     lines.append(f"  measured by: {describe(claim.measure)}")
