@@ -68,7 +68,7 @@ def test_seeds_of_the_call_come_first(assay, claim, tmp_path):
         (["list", "--area", "nrm"], "error: unknown area 'nrm'; nearest: norm"),
         (["list", "--evidence", "/no/such"], "error: no folder of evidence at '/no/such'"),
         (["run", "seednorm", "--scale", "tpu"], "error: Invalid value for '--scale'"),
-        (["show", "adamp"], "error: 'adamp' has no claim in the catalogue yet\n"),
+        (["show", "allora"], "error: 'allora' has no claim in the catalogue yet\n"),
     ],
 )
 def test_mistakes_are_one_line(assay, arguments, reason):
