@@ -43,7 +43,7 @@ class Side:
         from assay.optim import optimizers, parameter_groups
 
         groups = parameter_groups(self.module)
-        self.optimizer = optimizers.build("adamw", groups=groups, lr=LEARNING_RATE)
+        self.optimizer = optimizers.build("adamw", params=groups, lr=LEARNING_RATE)
         self.parameters = list(self.module.parameters())
 
     def step(self, rows: Tensor) -> None:
@@ -63,14 +63,15 @@ class Side:
 
 
 def assay_side(decoder: nn.Module, dtype: str, *, compiled: bool = False) -> Side:
-    import torch
-
     from assay.losses.cross_entropy import CrossEntropy
+    from assay.training.compilation import compile_layers
     from assay.training.objective import Objective
 
     objective = Objective(decoder.train(), CrossEntropy(), dtype)
     name = "assay compiled" if compiled else "assay"
-    return Side(name, objective, torch.compile(objective) if compiled else objective)
+    if compiled:
+        compile_layers(objective.model)
+    return Side(name, objective, objective)
 
 
 def transformers_side(llama: nn.Module, dtype: str, *, compiled: bool = False) -> Side:

@@ -24,7 +24,7 @@ def examples() -> list[dict[str, Any]]:
 
 
 def test_the_examples_do_what_they_say() -> None:
-    logistic, halpern, federated = examples()
+    logistic, halpern, federated, tuned = examples()
     assert (logistic["fast"].steps, logistic["slow"].steps) == (2, 308)
     assert (logistic["labels"] * logistic["model"](logistic["inputs"])[:, 0] > 0).all()
     assert halpern["fit"].converged
@@ -32,3 +32,4 @@ def test_the_examples_do_what_they_say() -> None:
     assert halpern["game"].converged
     torch.testing.assert_close(halpern["game"].point, torch.full((6,), 1 / 3).double(), atol=0.02, rtol=0)
     assert federated["losses"][-1] < 0.8 * federated["losses"][0]
+    assert tuned["known"].current()["weight_decay"] > 0.01
