@@ -117,8 +117,11 @@ def test_blocks_of_heads_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> 
     sinks = torch.randn(6)
     monkeypatch.setattr("assay.diagnostics.attention_weights.BLOCK", 1)
     one_by_one = attend(0, "", query, key, value, scale=1.0, softcap=2.0, sinks=sinks)
+    seen = torch.ones(9, 9, dtype=torch.bool).tril()[None, None]
+    masked = attend(0, "", query, key, value, scale=1.0, softcap=2.0, sinks=sinks, mask=seen)
     for name in ("largest_logit", "entropy", "received", "value_norm", "output"):
         torch.testing.assert_close(getattr(whole, name), getattr(one_by_one, name))
+        torch.testing.assert_close(getattr(whole, name), getattr(masked, name))
     assert (whole.entropy >= 0).all()
 
 

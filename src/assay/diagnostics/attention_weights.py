@@ -7,12 +7,13 @@ queries, keys and values of every architecture that works that way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -24,8 +25,11 @@ from assay.models.hugging_face.model import AssayForCausalLM
 from assay.nn.attention.softmax import SoftmaxAttention, shared
 
 OBSERVED = "assay_observed"
-BLOCK = 2**22
-"""Weights that are in memory at once, at most, unless one head of one text has more."""
+BLOCK = 2**18
+"""Weights that are in memory at once, at most, unless one head of one text has more: few enough for a cache."""
+
+QUARTERS = 4
+"""Blocks of queries in a causal pass, none of which computes with keys after its last query."""
 
 BOTTOM = -1e30
 """The logit of a key that is not seen: finite, so that its weight times it is zero."""
@@ -54,52 +58,59 @@ def attend(
     batch, heads, time = query.shape[:3]
     norms = value.float().norm(dim=-1)
     key, value = shared(key, heads), shared(value, heads)
-    causal = torch.ones(time, time, dtype=torch.bool, device=query.device).triu(1) if mask is None else None
-    later = torch.arange(time, 0, -1, device=query.device)
-    size = max(1, BLOCK // (batch * time * time))
-    largest, entropy, received, output = [], [], [], []
-    for part in torch.arange(heads).split(size):
-        block = slice(int(part[0]), int(part[-1]) + 1)
-        logits = (query[:, block] * scale) @ key[:, block].mT
+    largest = torch.full((batch, heads), -torch.inf, device=query.device)
+    entropy, received = (torch.zeros(batch, heads, time, device=query.device) for _ in range(2))
+    output = value.new_empty(batch, heads, time, value.shape[-1])
+    for text, block, rows in itertools.product(range(batch), *_blocks(heads, time, causal=mask is None)):
+        keys = slice(0, rows.stop if mask is None else time)
+        logits = (query[text, block, rows] * scale) @ key[text, block, keys].mT
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        logits = _masked(logits, causal, mask if mask is None or mask.shape[1] == 1 else mask[:, block])
-        largest.append(logits.amax((-1, -2)))
+        logits = _masked(logits, None if mask is None else _of_block(mask, text, block), rows)
+        largest[text, block] = torch.maximum(largest[text, block], logits.amax((-1, -2)))
         if sinks is not None:
-            extra = sinks[block].to(logits).view(1, -1, 1, 1).expand(batch, -1, time, 1)
+            extra = sinks[block].to(logits).view(-1, 1, 1).expand(-1, logits.shape[1], 1)
             logits = torch.cat((logits, extra), -1)
         weights = logits.softmax(-1)
-        entropy.append(_entropy(weights, logits))
-        weights = weights[..., :time]
-        received.append(weights.sum(-2) / later)
-        output.append(weights.to(value.dtype) @ value[:, block])
-    return Attention(
-        layer,
-        domain,
-        torch.cat(largest, 1),
-        torch.cat(entropy, 1),
-        torch.cat(received, 1),
-        norms,
-        torch.cat(output, 1),
-    )
+        entropy[text, block, rows] = _entropy(weights, logits)
+        weights = weights[..., : keys.stop]
+        received[text, block, keys] += weights.sum(-2)
+        output[text, block, rows] = weights.to(value.dtype) @ value[text, block, keys]
+    received /= torch.arange(time, 0, -1, device=query.device)
+    return Attention(layer, domain, largest, entropy, received, norms, output)
 
 
-def _masked(logits: Tensor, causal: Bool[Tensor, "time time"] | None, mask: Tensor | None) -> Tensor:
-    """Float32 logits with a finite bottom where a key is not seen."""
+def _blocks(heads: int, time: int, *, causal: bool) -> tuple[list[slice], list[slice]]:
+    """Blocks of heads and of queries; in a causal pass early queries have fewer keys, so it has several of these."""
+    queries = -(-time // QUARTERS) if causal else time
+    return _slices(heads, max(1, BLOCK // (queries * time))), _slices(time, queries)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _of_block(mask: Tensor, text: int, block: slice) -> Tensor:
+    """What of a mask is for these heads of one text; a mask may be one for all heads, and for all texts."""
+    own = mask[text if len(mask) > 1 else 0]
+    return own if len(own) == 1 else own[block]
+
+
+def _masked(logits: Float[Tensor, "heads rows keys"], mask: Tensor | None, rows: slice) -> Tensor:
+    """Float32 logits with a finite bottom where a key is not seen; without a mask, keys up to the query are."""
     logits = logits.float()
-    if causal is not None:
-        return logits.masked_fill_(causal, BOTTOM)
-    assert mask is not None
+    if mask is None:
+        rectangle = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+        return logits.masked_fill_(rectangle.triu(rows.start + 1), BOTTOM)
     if mask.dtype == torch.bool:
         return logits.masked_fill_(~mask, BOTTOM)
     return (logits + mask.float()).clamp_(min=BOTTOM)
 
 
-def _entropy(weights: Tensor, logits: Tensor) -> Float[Tensor, "batch heads time"]:
+def _entropy(weights: Tensor, logits: Tensor) -> Float[Tensor, "heads time"]:
     """ln Z − Σ w·logit, where ln Z comes from the largest weight: ln Z = logit_max − ln w_max."""
-    best = logits.max(-1, keepdim=True)
-    normalizer = best.values[..., 0] - weights.gather(-1, best.indices)[..., 0].log()
-    return (normalizer - torch.einsum("bhqk,bhqk->bhq", weights, logits)).clamp_(min=0.0)
+    normalizer = logits.amax(-1) - weights.amax(-1).log()
+    return (normalizer - torch.linalg.vecdot(weights, logits)).clamp_(min=0.0)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def exhaustive(values: np.ndarray, columns: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_is_the_exhaustive_search(name: str, measure: Measure, released: Any, windows: Windows) -> None:
-    """To a 256th of the neurons; the first 128 tokens of a batch count, but for its first."""
+    """To a 256th of the neurons; the first 64 tokens of a batch count, but for its first."""
     model = released(name)
     blocks = model.model.layers if name == "llama" else model.transformer.h
     read: list[np.ndarray] = []
@@ -58,7 +58,7 @@ def test_is_the_exhaustive_search(name: str, measure: Measure, released: Any, wi
         model(windows.ids[:2])
     weights = [down.weight.detach().double().numpy() for down in maps]
     columns = weights if name == "llama" else [weight.T for weight in weights]
-    expected = [exhaustive(values[1:129], map) for values, map in zip(read, columns, strict=True)]
+    expected = [exhaustive(values[1:65], map) for values, map in zip(read, columns, strict=True)]
     assert measure("activation-sparsity", released(name)).arrays["activation_ratio"] == pytest.approx(
         expected, abs=1 / 256
     )

@@ -17,7 +17,7 @@ from assay.diagnostics.events import Neurons
 from assay.diagnostics.subject import Subject
 
 ERROR = 0.2
-TOKENS = 128
+TOKENS = 64
 HALVINGS = 8
 
 

@@ -4,8 +4,8 @@
     matrix nuclear norm   of the same: Σ of the largest column norms over the tokens
     effective rank        exp of the entropy of the singular values of a layer's states, less their mean
 
-The last one is taken of one window, layer by layer. Li et al., 2024, arXiv:2410.10672 (matrix nuclear norm beside
-matrix entropy); Roy, Vetterli, 2007 (effective rank).
+The last one is taken of one window, of 256 tokens at most, layer by layer. Li et al., 2024, arXiv:2410.10672 (matrix
+nuclear norm beside matrix entropy); Roy, Vetterli, 2007 (effective rank).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from assay.diagnostics.subject import Subject
 from assay.measures.spectra import effective_rank, matrix_entropy, matrix_nuclear_norm
 
 COLLAPSED = 0.02
+TOKENS = 256
+"""Of a window whose states' effective rank is taken, at most: its cost grows with their cube."""
 
 
 @diagnostics.register("representations")
@@ -34,7 +36,7 @@ class Representations(Diagnostic):
     def on_layer(self, step: LayerStep) -> None:
         if step.layer in self.ranks:
             return
-        states = step.after[0, 1:].double()
+        states = step.after[0, 1 : TOKENS + 1].double()
         centred = states - states.mean(0)
         gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
         if not gram.isfinite().all():
