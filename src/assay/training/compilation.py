@@ -16,8 +16,9 @@ from assay.training.config import RunConfig
 EAGER_FLOPS = {"cpu": 60e9, "cuda": 1e14}
 """Sustained FLOP/s of an eager step, per thread of a CPU and per GPU: the order of magnitude is what matters."""
 
-SECONDS = 15
-"""What compiling a layer and its backward pass takes, about, with one thread of a CPU."""
+SECONDS = 25
+"""What compiling a layer and its backward pass takes, about, with one thread of a CPU: 30 for the first of a machine,
+15 for others, and 3 where torch finds the kernels in its cache."""
 
 LAYER_GRAPHS = 256
 """Kinds of layers that one process may meet; beyond, torch runs them uncompiled."""
