@@ -18,12 +18,10 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from assay.data.windows import TokenData, prepare
-from assay.errors import Interrupted, UserError
+from assay.errors import Interrupted
 from assay.models import Decoder
 from assay.models.initialization import initialize
 from assay.optim import build_optimizer
@@ -32,6 +30,7 @@ from assay.training.averaging import Averaging
 from assay.training.budget import Budget
 from assay.training.compilation import as_written, compile_layers, repays
 from assay.training.config import RunConfig, read_run_config
+from assay.training.devices import accelerator_for
 from assay.training.evaluation import evaluate
 from assay.training.objective import Objective
 from assay.training.progress import ProgressBar
@@ -72,10 +71,10 @@ def train(
     config = read_run_config(config, values)
     data = prepare(config.data)
     config = config.with_vocabulary(data.vocab_size)
-    config.start.build(seed=config.seed).identity()
+    config.start.build(seed=config.seed)  # raises if there is nothing to start from, before anything is written
     directory = RunDirectory(out)
     budget = Budget.of(config)
-    accelerator = _accelerator(config, directory.path)
+    accelerator = accelerator_for(config, directory.path)
     if accelerator.is_main_process:
         directory.open(config, resume=resume)
     accelerator.wait_for_everyone()
@@ -372,43 +371,6 @@ def _recorder(config: RunConfig, data: TokenData) -> Callable[[Decoder], dict[st
     from assay.training.recording import Recorder
 
     return Recorder(config.training.diagnostics, data, config.data.sequence_length)
-
-
-def _accelerator(config: RunConfig, path: Path) -> Accelerator:
-    """Devices, process group, sharding and trackers; precision is the objective's own business."""
-    AcceleratorState._reset_state(reset_partial_state=False)
-    plugin = None
-    if config.training.sharding == "fsdp":
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Layer"],
-            state_dict_type="FULL_STATE_DICT",
-        )
-    trackers = list(config.training.trackers)
-    gpus = torch.accelerator.is_available()
-    if plugin is not None and config.training.diagnostics:
-        raise UserError("training.diagnostics needs whole weights on one device: training.sharding='none'")
-    if plugin is not None and config.selection.name != "all":
-        raise UserError("training.sharding='fsdp' needs all parameters trained in every step: selection='all'")
-    if plugin is not None and not gpus:
-        raise UserError("training.sharding='fsdp' needs GPUs; on CPUs processes keep whole copies: 'none'")
-    try:
-        accelerator = Accelerator(
-            cpu=not gpus,
-            log_with=trackers or None,
-            project_dir=path if trackers else None,
-            fsdp_plugin=plugin,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.selection.name != "all")],
-        )
-    except ValueError as error:
-        raise UserError(f"training.trackers={trackers}: {' '.join(str(error).split())}") from None
-    if config.data.batch_size % accelerator.num_processes:
-        raise UserError(
-            f"data.batch_size={config.data.batch_size} cannot be shared out among "
-            f"{accelerator.num_processes} processes"
-        )
-    return accelerator
 
 
 @contextmanager

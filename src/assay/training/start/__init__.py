@@ -1,7 +1,7 @@
 """Where a run's weights start from.
 
-A start is constructed with ``(seed)``, the run's. It is called with the freshly initialised objective and optimizer,
-and says how many batches of the data are behind it::
+A start is constructed with ``(seed)``, the run's, which raises ``UserError`` if there is nothing to start from. It is
+called with the freshly initialised objective and optimizer, and says how many batches of the data are behind it::
 
     @starts.register("checkpoint")
     class FromCheckpoint:
@@ -26,10 +26,7 @@ class Start(Protocol):
         ...
 
     def identity(self) -> Any:
-        """What tells this start from others, wherever its files lie; it is part of the run's id.
-
-        Raises ``UserError`` if there is nothing to start from.
-        """
+        """What tells this start from others, wherever its files lie; it is part of the run's id."""
         ...
 
 
