@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from assay.optim.base import Optimizer
+from assay.optim.base import Optimizer, adamw_step
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
@@ -66,22 +65,8 @@ class AdamP(Optimizer):
         for members, decay in by_decay(views, group["weight_decay"], group["wd_ratio"]):
             before = {i: weights[i].clone() for i in members if views[i]}
             states = [self.state[parameters[i]] for i in members]
-            adamw(
-                [weights[i] for i in members],
-                [gradients[i] for i in members],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=group["fused"],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=decay,
-                eps=group["eps"],
-                maximize=False,
-            )
+            ours, theirs = ([x[i] for i in members] for x in (weights, gradients))
+            adamw_step(group, ours, theirs, states, weight_decay=decay)
             for i, start in before.items():
                 take_back_radial(weights[i], start, views[i], kept=1 - group["lr"] * decay, eps=group["eps"])
         write_back(parameters, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,20 +88,33 @@ class MatrixOptimizer(Optimizer):
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
-        beta1, beta2 = group["betas"]
-        adamw(
-            parameters,
-            gradients,
-            [self.state[p]["exp_avg"] for p in parameters],
-            [self.state[p]["exp_avg_sq"] for p in parameters],
-            [],
-            [self.state[p]["step"] for p in parameters],
-            fused=group["fused"],
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        adamw_step(group, parameters, gradients, [self.state[p] for p in parameters])
+
+
+def adamw_step(
+    group: Mapping[str, Any],
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    states: Sequence[Mapping[str, Tensor]],
+    **changed: float,
+) -> None:
+    """AdamW's step on ``weights``, in place, by a group's options; ``changed`` are ``lr`` or ``weight_decay``.
+
+    ``states`` have ``step``, ``exp_avg`` and ``exp_avg_sq``.
+    """
+    options = {"lr": group["lr"], "weight_decay": group["weight_decay"], **changed}
+    adamw(
+        list(weights),
+        list(gradients),
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"] for state in states],
+        fused=group["fused"],
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        eps=group["eps"],
+        maximize=False,
+        **options,
+    )

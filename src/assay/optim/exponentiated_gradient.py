@@ -20,11 +20,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from assay.errors import UserError
-from assay.optim.base import MatrixOptimizer
+from assay.optim.base import MatrixOptimizer, adamw_step
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
@@ -84,22 +83,7 @@ class ExponentiatedGradient(MatrixOptimizer):
         for p, state in zip(parameters, states, strict=True):
             if "step" not in state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-        adamw(
-            exponents,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=group["fused"],
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=lr,
-            weight_decay=0.0,
-            eps=group["eps"],
-            maximize=False,
-        )
+        adamw_step(group, exponents, gradients, states, lr=lr, weight_decay=0.0)
 
     def _state(self, p: Tensor, *names: str) -> dict[str, Tensor]:
         """The state of ``p``, which begins as zeros."""
