@@ -37,7 +37,7 @@ def test_at_full_rank_nothing_is_left_over_and_it_is_galore(shape: tuple[int, in
         advance(fira, one, gradient)
         advance(galore, other, gradient)
         torch.testing.assert_close(one.detach(), other.detach(), rtol=1e-9, atol=1e-9)
-        assert fira.state[one]["residual_norm"] < 1e-9
+        assert fira.state[one]["residual_norm"] < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])

@@ -24,6 +24,7 @@ from torch.optim.optimizer import ParamsT
 
 from assay.errors import UserError
 from assay.optim.base import MatrixOptimizer, adamw_step
+from assay.optim.portions import portions
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
@@ -53,6 +54,10 @@ class ExponentiatedGradient(MatrixOptimizer):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
     def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        for some in portions(parameters):
+            self._update_portion(group, parameters[some], gradients[some])
+
+    def _update_portion(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         weights, gradients = widened(parameters), widened(gradients)
         exponents = [torch.zeros_like(weight) for weight in weights]
         lr = group["scale"] * group["lr"]
@@ -63,9 +68,9 @@ class ExponentiatedGradient(MatrixOptimizer):
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, gradients)
             torch._foreach_add_(exponents, buffers, alpha=-lr)
-        torch._foreach_mul_(exponents, torch._foreach_sign(weights))
-        if group["weight_decay"]:
-            torch._foreach_sub_(exponents, group["lr"] * group["weight_decay"])
+        for weight, exponent in zip(weights, exponents, strict=True):
+            decay = weight.new_full((), -group["lr"] * group["weight_decay"])
+            torch.addcmul(decay, exponent, torch.copysign(weight.new_ones(()), weight), out=exponent)
         torch._foreach_exp_(exponents)
         torch._foreach_mul_(weights, exponents)
         write_back(parameters, weights)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from assay.optim.galore import GaLore
-from assay.optim.gradient.norm_growth_limiter import limit_growth
+from assay.optim.gradient.norm_growth_limiter import growth_factors
 from assay.optim.registries import optimizers
 
 TINY = 1e-8
@@ -54,7 +54,7 @@ class Fira(GaLore):
             weight_decay=weight_decay,
         )
 
-    def updates(
+    def add_outside(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
@@ -62,18 +62,23 @@ class Fira(GaLore):
         projected: list[Tensor],
         directions: list[Tensor],
     ) -> list[Tensor]:
-        residuals = list(torch._foreach_sub(gradients, self.project_back(group, parameters, projected)))
-        ratios = [
-            n.norm(dim=1, keepdim=True) / (r.norm(dim=1, keepdim=True) + TINY)
-            for n, r in zip(directions, projected, strict=True)
-        ]
-        torch._foreach_mul_(residuals, ratios)
-        self._limit(group["gamma"], parameters, residuals)
-        torch._foreach_add_(residuals, self.project_back(group, parameters, directions))
-        return residuals
+        """S is φ ⊙ G less a part within the subspace, so it is never formed, and nor is ‖S‖ taken from its entries."""
+        alpha = group["scale"]
+        by_row, norms = [], []
+        for gradient, low, direction in zip(gradients, projected, directions, strict=True):
+            inside = low.norm(dim=1, keepdim=True)
+            factor = direction.norm(dim=1, keepdim=True) / (inside + TINY)
+            outside = gradient.square().sum(1, keepdim=True) - alpha * (2 - alpha) * inside.square()
+            norms.append((factor.square() * outside.clamp(min=0.0)).sum().sqrt())
+            by_row.append(factor)
+        torch._foreach_mul_(by_row, self._limits(group["gamma"], parameters, norms))
+        torch._foreach_addcmul_(directions, projected, by_row, -1.0)
+        return by_row
 
-    def _limit(self, gamma: float, parameters: list[Tensor], residuals: list[Tensor]) -> None:
+    def _limits(self, gamma: float, parameters: list[Tensor], norms: list[Tensor]) -> list[Tensor]:
         start = torch.zeros((), device=parameters[0].device)
         before = torch.stack([self.state[p].get("residual_norm", start) for p in parameters])
-        for p, norm in zip(parameters, limit_growth(residuals, before, gamma).unbind(), strict=True):
+        factors, after = growth_factors(norms, before, gamma)
+        for p, norm in zip(parameters, after.unbind(), strict=True):
             self.state[p]["residual_norm"] = norm.clone()
+        return list(factors.unbind())

@@ -50,33 +50,33 @@ class GaLore(MatrixOptimizer):
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
 
     def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
-        tall = [as_tall(gradient) for gradient in gradients]
         steps = [self._begin(group, p, gradient) for p, gradient in zip(parameters, gradients, strict=True)]
+        tall = [as_tall(gradient) for gradient in gradients]
         bases = [self.state[p]["basis"] for p in parameters]
         projected = [gradient @ basis for gradient, basis in zip(tall, bases, strict=True)]
         directions = self._adam(group, parameters, projected)
-        updates = self.updates(group, parameters, tall, projected, directions)
+        by_row = self.add_outside(group, parameters, tall, projected, directions)
         beta1, beta2 = group["betas"]
-        sizes = [-group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step) for step in steps]
-        torch._foreach_mul_(updates, sizes)
-        torch._foreach_add_(parameters, [as_parameter(u, p) for u, p in zip(updates, parameters, strict=True)])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        kept = 1 - group["lr"] * group["weight_decay"]
+        for i, (p, step) in enumerate(zip(parameters, steps, strict=True)):
+            rate = -kept * group["lr"] * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+            weight = as_tall(p)
+            weight.addmm_(directions[i], bases[i].mT, beta=kept, alpha=rate * group["scale"])
+            if by_row is not None:
+                weight.addcmul_(tall[i], by_row[i], value=rate)
+            if p.ndim > 2:
+                p.copy_(as_parameter(weight, p))
 
-    def updates(
+    def add_outside(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
         gradients: list[Float[Tensor, "long short"]],
         projected: list[Float[Tensor, "long rank"]],
         directions: list[Float[Tensor, "long rank"]],
-    ) -> list[Float[Tensor, "long short"]]:
-        """What is subtracted, at rate 1, from Adam's ``directions`` within the subspace."""
-        return self.project_back(group, parameters, directions)
-
-    def project_back(self, group: dict[str, Any], parameters: list[Tensor], low: list[Tensor]) -> list[Tensor]:
-        full = [x @ self.state[p]["basis"].mT for x, p in zip(low, parameters, strict=True)]
-        torch._foreach_mul_(full, group["scale"])
-        return full
+    ) -> list[Float[Tensor, "long 1"]] | None:
+        """Factors by which rows of ``gradients`` are subtracted too; ``directions`` change in place to go with them."""
+        return None
 
     def _begin(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> int:
         """Count the parameter's own step, on the CPU, and renew its basis where that is due."""
@@ -97,6 +97,8 @@ class GaLore(MatrixOptimizer):
         torch._foreach_lerp_(first, projected, 1 - beta1)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, projected, projected, 1 - beta2)
-        roots = torch._foreach_sqrt(second)
-        torch._foreach_add_(roots, group["eps"])
-        return list(torch._foreach_div(first, roots))
+        directions = list(torch._foreach_sqrt(second))
+        torch._foreach_add_(directions, group["eps"])
+        torch._foreach_reciprocal_(directions)
+        torch._foreach_mul_(directions, first)
+        return directions

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from assay.optim.base import MatrixOptimizer
+from assay.optim.portions import portions
 from assay.optim.registries import optimizers
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -72,7 +73,8 @@ class Muon(MatrixOptimizer):
             by_shape[tuple(p.shape)].append(index)
         torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
         for shape, members in by_shape.items():
-            orthogonal = orthogonalize(torch.stack([updates[i] for i in members]).flatten(2))
-            scale = 0.2 * max(orthogonal.shape[-2:]) ** 0.5
-            steps = [update.view(shape) for update in orthogonal]
-            torch._foreach_add_([parameters[i] for i in members], steps, alpha=-lr * scale)
+            for some in portions([parameters[i] for i in members]):
+                orthogonal = orthogonalize(torch.stack([updates[i] for i in members[some]]).flatten(2))
+                scale = 0.2 * max(orthogonal.shape[-2:]) ** 0.5
+                steps = [update.view(shape) for update in orthogonal]
+                torch._foreach_add_([parameters[i] for i in members[some]], steps, alpha=-lr * scale)

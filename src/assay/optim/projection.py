@@ -28,9 +28,10 @@ def as_parameter(matrix: Float[Tensor, "long short"], parameter: Tensor) -> Tens
 
 
 def leading_directions(gradient: Tensor, rank: int) -> Float[Tensor, "short rank"]:
-    """The singular vectors, on the shorter side, of the ``rank`` largest singular values; all, if there are fewer."""
-    matrix = gradient.flatten(1)
-    precise = matrix if matrix.dtype == torch.float64 else matrix.float()
-    left, _, right = torch.linalg.svd(precise, full_matrices=False)
-    directions = right.mT if matrix.shape[0] >= matrix.shape[1] else left
-    return directions[:, :rank].to(gradient.dtype).contiguous()
+    """The singular vectors, on the shorter side, of the ``rank`` largest singular values; all, if there are fewer.
+
+    They are eigenvectors of GᵀG in float64, which is quicker than a decomposition of G in float32 and no less exact.
+    """
+    tall = as_tall(gradient).double()
+    _, vectors = torch.linalg.eigh(tall.mT @ tall)
+    return vectors.flip(-1)[:, :rank].to(gradient.dtype).contiguous()

@@ -23,14 +23,21 @@ from torch.distributed.tensor import DTensor
 from assay.optim.registries import gradients
 
 
+def growth_factors(
+    norms: Sequence[Tensor], before: Float[Tensor, " count"], gamma: float
+) -> tuple[Float[Tensor, " count"], Float[Tensor, " count"]]:
+    """What brings ``norms`` to at most ``gamma`` times those ``before``, and what they are then."""
+    found = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).float()
+    factors = torch.where(before > 0, (gamma * before / found).clamp(max=1.0), 1.0)
+    return factors, found * factors
+
+
 def limit_growth(tensors: list[Tensor], before: Float[Tensor, " count"], gamma: float) -> Float[Tensor, " count"]:
     """Scale ``tensors`` in place to at most ``gamma`` times the norms ``before``; return their norms after that."""
     precision = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
-    found = torch._foreach_norm(tensors, dtype=precision)
-    norms = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in found]).float()
-    factors = torch.where(before > 0, (gamma * before / norms).clamp(max=1.0), 1.0)
+    factors, norms = growth_factors(torch._foreach_norm(tensors, dtype=precision), before, gamma)
     torch._foreach_mul_(tensors, list(factors.unbind()))
-    return norms * factors
+    return norms
 
 
 @gradients.register("norm-growth-limiter")
