@@ -62,7 +62,7 @@ class Fira(GaLore):
         projected: list[Tensor],
         directions: list[Tensor],
     ) -> list[Tensor]:
-        """S is φ ⊙ G less a part within the subspace, so it is never formed, and nor is ‖S‖ taken from its entries."""
+        """S is φ ⊙ G less a part within the subspace, so it is never formed; its norm comes from those of the two."""
         alpha = group["scale"]
         by_row, norms = [], []
         for gradient, low, direction in zip(gradients, projected, directions, strict=True):

@@ -75,7 +75,7 @@ class GaLore(MatrixOptimizer):
         projected: list[Float[Tensor, "long rank"]],
         directions: list[Float[Tensor, "long rank"]],
     ) -> list[Float[Tensor, "long 1"]] | None:
-        """Factors by which rows of ``gradients`` are subtracted too; ``directions`` change in place to go with them."""
+        """Factors by which rows of ``gradients`` are subtracted too; ``directions`` may change to go with them."""
         return None
 
     def _begin(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> int:
