@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -108,3 +109,30 @@ def evidence(claim: str, folder: str | Path | None = None) -> Evidence | None:
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"no folder of evidence at {str(folder)!r}: 'assay claims run' writes one")
     return Evidence.load(Path(folder) if folder is not None else shipped_folder(), claim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How many claims were measured, at any scale, and how many of them all measurements support."""
+
+    measured: int
+    supported: int
+
+    @property
+    def rank(self) -> float:
+        """The share that is supported, as if one claim more had been and one had not."""
+        return (self.supported + 1) / (self.measured + 2)
+
+    def __str__(self) -> str:
+        """``2 of 3 claims supported``, of those that were measured."""
+        if not self.measured:
+            return "no claim measured here yet"
+        return f"{self.supported} of {self.measured} claim{'s' * (self.measured != 1)} supported"
+
+
+@cache
+def standing(*claims: str) -> Standing:
+    """By the evidence that comes with assay."""
+    found = [measured.scales.values() for claim in claims if (measured := evidence(claim)) is not None]
+    supported = [all(measurement.verdict == "supported" for measurement in scales) for scales in found]
+    return Standing(len(supported), sum(supported))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assay.catalog.evidence import Standing, standing
 from assay.catalog.records import Paper, papers
 from assay.catalog.techniques import commands
 from assay.diagnostics import Finding, Result
@@ -71,22 +72,40 @@ def describe(finding: Finding) -> dict[str, Any]:
     """A finding with the techniques that treat it and the commands that try them."""
     found = dataclasses.asdict(finding)
     found["where"] = [dict(place) for place in finding.where]
-    found["techniques"] = [{"name": paper.slug, "command": try_command(paper)} for paper in treatments(finding)]
+    found["techniques"] = [
+        {
+            "name": treatment.paper.slug,
+            "command": treatment.command,
+            "claims": dataclasses.asdict(treatment.standing),
+        }
+        for treatment in treatments(finding)
+    ]
     return found
 
 
-def treatments(finding: Finding) -> list[Paper]:
-    """The techniques of the catalogue that treat the symptom and change a training or a model."""
-    return [
-        paper
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """A technique that treats a finding, the command that tries it, and how its claims fared where we measured them.
+
+    The command is the comparison with the baseline, or applies a transform.
+    """
+
+    paper: Paper
+    command: str
+    standing: Standing
+
+
+def treatments(finding: Finding) -> list[Treatment]:
+    """The techniques of the catalogue that treat the symptom and change a training or a model.
+
+    First are those whose claims held best.
+    """
+    found = [
+        Treatment(paper, commands(paper)[-1], standing(*(claim.id for claim in paper.claims)))
         for paper in papers()
         if finding.symptom in paper.treats and (paper.patch is not None or paper.transform is not None)
     ]
-
-
-def try_command(paper: Paper) -> str:
-    """The comparison that tries a technique, or the command that applies a transform."""
-    return commands(paper)[-1]
+    return sorted(found, key=lambda treatment: (-treatment.standing.rank, treatment.paper.slug))
 
 
 def check_folder(out: str | Path) -> None:

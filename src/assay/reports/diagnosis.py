@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from assay.diagnostics.diagnosis import NAME, Diagnosis, finite, treatments, try_command
+from assay.diagnostics.diagnosis import NAME, Diagnosis, finite, treatments
 from assay.files import disk_errors, write_json, write_text
 from assay.reports.diagnosis_html import html
 
@@ -67,7 +67,8 @@ def print_findings(diagnosis: Diagnosis, console: Console) -> None:
             more = f"; and {len(finding.where) - PLACES} more" if len(finding.where) > PLACES else ""
             lines.append(("where", shown + more))
         treating = treatments(finding)
-        lines += [("try" if not index else "", try_command(paper)) for index, paper in enumerate(treating[:PLACES])]
+        for index, treatment in enumerate(treating[:PLACES]):
+            lines.append(("try" if not index else "", f"{treatment.command}  ({treatment.standing})"))
         if len(treating) > PLACES:
             lines.append(("", f"and {len(treating) - PLACES} more, in {NAME}"))
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))

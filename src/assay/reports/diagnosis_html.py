@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from assay.catalog.records import Paper, symptoms
+from assay.catalog.records import symptoms
 from assay.diagnostics import Finding, diagnostics
-from assay.diagnostics.diagnosis import Diagnosis, treatments, try_command
+from assay.diagnostics.diagnosis import Diagnosis, Treatment, treatments
 from assay.reports import numbers
 from assay.reports.diagnosis_plots import plots
 from assay.reports.html import environment, plotly
@@ -33,7 +33,7 @@ class Shown:
     severity: str
     definition: str
     columns: Sequence[str]
-    treatments: Sequence[tuple[Paper, str]]
+    treatments: Sequence[Treatment]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _shown(finding: Finding) -> Shown:
         f"{measured(float(f'{finding.excess:.3g}'))} × the threshold" if known else "broken",
         symptoms().get(finding.symptom, ""),
         list(dict.fromkeys(key for place in finding.where for key in place)),
-        [(paper, try_command(paper)) for paper in treatments(finding)],
+        treatments(finding),
     )
 
 
