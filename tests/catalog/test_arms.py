@@ -154,6 +154,13 @@ def test_commands_of_a_patch():
     assert commands(technique("rsq")) == ["assay apply rsq MODEL --text FILE --out DIR"]
 
 
+def test_a_command_beside_a_patch_says_what_else_is_needed():
+    paper = make(
+        "warm", patch={"start.name": "shrink-and-perturb"}, command="compare --arms baseline,warm --set start.run=RUN"
+    )
+    assert commands(paper) == ["assay compare --arms baseline,warm --set start.run=RUN"]
+
+
 TEXT = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=8)
 SCALARS = st.one_of(TEXT, st.sampled_from(["true", "1", "a=b", "'", "x y"]), st.integers(-(2**60), 2**60))
 NUMBERS = st.one_of(st.booleans(), st.floats(allow_nan=False))

@@ -84,7 +84,7 @@ def commands(paper: Paper) -> list[str]:
     if paper.function is not None:
         module, _, name = paper.function.rpartition(".")
         found.append(f"python: from {module} import {name}")
-    if paper.patch is None:
+    if paper.patch is None or paper.command is not None:
         return found
     settings = " ".join(f"--set {shlex.quote(f'{f}={_argument(v)}')}" for f, v in sorted(paper.patch.items()))
     return [*found, f"assay train {settings}", f"assay compare --arms {BASELINE},{paper.slug}"]
