@@ -78,8 +78,8 @@ def definitions(paper: Paper) -> dict[str, str]:
 
 
 def components(paper: Paper) -> list[Component[Any]]:
-    """What the patch puts into slots; without one, whatever is registered under the paper's slug."""
-    if paper.patch is None:
+    """What the patch puts into slots; where it is none or needs more, whatever is registered under the paper's slug."""
+    if paper.patch is None or paper.command is not None:
         return [Component(registry, paper.slug) for registry in registries() if paper.slug in registry]
     config = RunConfig.parse(assign({}, paper.patch))
     found: dict[int, Component[Any]] = {}
