@@ -78,7 +78,7 @@ def definitions(paper: Paper) -> dict[str, str]:
 
 
 def components(paper: Paper) -> list[Component[Any]]:
-    """What the patch puts into slots; where it is none or needs more, whatever is registered under the paper's slug."""
+    """What the patch puts into slots; without a patch that is enough, what is registered under the paper's slug."""
     if paper.patch is None or paper.command is not None:
         return [Component(registry, paper.slug) for registry in registries() if paper.slug in registry]
     config = RunConfig.parse(assign({}, paper.patch))

@@ -61,7 +61,8 @@ class Paper(Config):
     ids of symptoms, ``patch`` maps dotted fields of a run's configuration to values, ``transform`` names one of
     trained models, ``network`` one for images, ``diagnostics`` are those that measure what it measures. ``analysis``
     is what stands after ``assay analyse``, and ``command`` after ``assay`` alone, with words in capitals for what a
-    user has; beside a patch it says what the patch needs. ``function`` is the dotted path of what does it in Python, where no run of a language model can.
+    user has; beside a patch it says what the patch needs. ``function`` is the dotted path of what does it in Python,
+    where no run of a language model can.
     """
 
     slug: Slug
