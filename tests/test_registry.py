@@ -200,3 +200,51 @@ def test_a_module_that_fails_is_not_forgotten(package: Callable[..., str]) -> No
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="missing_dependency"):
             things.names()
+
+
+class Gadget(Widget):
+    """One that has a ``Widget``'s options but ``rate``, of another default, and all of its context."""
+
+    def __init__(self, *context: Any, rate: Literal[1, 2] = 2, extra: int = 0, **options: Any) -> None:
+        super().__init__(*context, rate=rate, **options)
+        self.extra = extra
+
+
+class Closed(Widget):
+    """One that takes options of a ``Widget``, but nothing else of its context."""
+
+    def __init__(self, size: int, own: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(size, **options)
+
+
+class TestInheritedOptions:
+    def test_a_class_has_the_options_that_it_passes_on(self, widgets: Registry[Any]) -> None:
+        widgets.register("gadget")(Gadget)
+        built = widgets.build("gadget", {"mode": "Slow", "extra": 3}, size=5, layer=1)
+        assert built.arguments == {"size": 5, "layer": 1, "rate": 2, "mode": "Slow", "bound": "none"}
+        assert built.extra == 3
+        assert widgets.build("gadget", {"size": 8}, size=5).arguments["size"] == 8
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({"rate": 0.5}, "rate=0.5"),
+            ({"mode": "Slw"}, "mode='Slw'"),
+            ({"colour": 1}, "no option 'colour'"),
+            ({"context": 1}, "no option 'context'"),
+            ({"options": 1}, "no option 'options'"),
+        ],
+    )
+    def test_its_own_word_comes_first_and_nothing_else_gets_through(
+        self, widgets: Registry[Any], options: dict[str, Any], says: str
+    ) -> None:
+        widgets.register("gadget")(Gadget)
+        with pytest.raises(UserError, match=says):
+            widgets.validate("gadget", options)
+
+    def test_context_is_passed_on_only_where_it_is_taken(self, widgets: Registry[Any]) -> None:
+        widgets.register("closed")(Closed)
+        built = widgets.build("closed", {"rate": 0.1}, size=5, layer=1)
+        assert (built.arguments["layer"], built.arguments["rate"]) == (7, 0.1)
+        with pytest.raises(UserError, match="no option 'layer'"):
+            widgets.validate("closed", {"layer": 3})

@@ -16,7 +16,8 @@ loaded when its own name is looked up, and a built-in component of the same name
 
 Parameters before the ``*`` are supplied by whatever assembles the network (``hidden_size``, ``num_heads``,
 ``lr``, ...), chosen by name; parameters after it are the component's own options. A user may set either, as long
-as the former are plain numbers or strings.
+as the former are plain numbers or strings. A class that takes ``**options``, and passes them on to the class it
+extends, has that one's options too; with ``*context`` it is supplied what that one asks for.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Registry(Generic[T]):
         """Construct the component from its options and those context values that it asks for by name."""
         constructor = self[name]
         arguments = self.validate(name, options or {})
-        for parameter in _parameters(constructor):
+        for parameter, _ in _parameters(constructor).values():
             if parameter.name in arguments or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 continue
             if parameter.name in context:
@@ -154,22 +155,45 @@ class Registry(Generic[T]):
             ) from error
 
 
-def _parameters(constructor: Callable[..., Any]) -> list[inspect.Parameter]:
-    skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p for p in inspect.signature(constructor).parameters.values() if p.kind not in skipped]
+def _initializers(constructor: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """A function itself; of a class ``__init__``, and while one has ``**options`` that of the class it extends."""
+    if not inspect.isclass(constructor):
+        yield constructor
+        return
+    for initializer in (
+        vars(owner)["__init__"] for owner in inspect.getmro(constructor) if "__init__" in vars(owner)
+    ):
+        yield initializer
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(initializer).parameters.values()):
+            return
+
+
+def _parameters(constructor: Callable[..., Any]) -> dict[str, tuple[inspect.Parameter, Any]]:
+    """By name, each with its annotation. What a class says of one comes before what the class it extends says."""
+    found: dict[str, tuple[inspect.Parameter, Any]] = {}
+    all_are_passed_on = True
+    for initializer in _initializers(constructor):
+        hints = typing.get_type_hints(initializer, include_extras=True)
+        parameters = [*inspect.signature(initializer).parameters.values()]
+        if inspect.isclass(constructor):
+            del parameters[0]
+        for parameter in parameters:
+            named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if named and (all_are_passed_on or parameter.kind is parameter.KEYWORD_ONLY):
+                found.setdefault(parameter.name, (parameter, hints.get(parameter.name, Any)))
+        all_are_passed_on &= any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return found
 
 
 @functools.cache
 def _options_model(constructor: Callable[..., Any]) -> type[pydantic.BaseModel]:
-    target = constructor.__init__ if inspect.isclass(constructor) else constructor
-    hints = typing.get_type_hints(target, include_extras=True)
     fields: dict[str, Any] = {}
-    for parameter in _parameters(constructor):
+    for parameter, hint in _parameters(constructor).values():
         keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        if not keyword_only and hints.get(parameter.name) not in (int, float, str, bool):
+        if not keyword_only and hint not in (int, float, str, bool):
             continue
         required = keyword_only and parameter.default is inspect.Parameter.empty
         default = ... if required else parameter.default if keyword_only else None
-        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        fields[parameter.name] = (hint, default)
     config = pydantic.ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
     return pydantic.create_model(f"{constructor.__name__}Options", __config__=config, **fields)

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from assay.optim.base import Optimizer, adamw_step
+from assay.optim.base import Betas, Optimizer, adamw_step
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
@@ -42,14 +42,14 @@ class AdamP(Optimizer):
         params: ParamsT,
         lr: float,
         *,
-        betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95),
+        betas: Betas = (0.9, 0.95),
         eps: Annotated[float, Field(gt=0)] = 1e-8,
         weight_decay: Annotated[float, Field(ge=0)] = 0.1,
         delta: Annotated[float, Field(ge=0)] = 0.1,
         wd_ratio: Annotated[float, Field(ge=0)] = 0.1,
     ) -> None:
         options = {"betas": betas, "eps": eps, "delta": delta, "wd_ratio": wd_ratio, "fused": True}
-        super().__init__(params, lr, weight_decay=weight_decay, **options)
+        super().__init__(params, lr, options, weight_decay=weight_decay)
 
     def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         for p in parameters:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from assay.optim.groups import with_roles
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+Betas = tuple[Share, Share]
+
 
 class Optimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` whose ``update`` gets a group's parameters and their gradients as lists.
 
     ``params`` are parameters or groups, as for torch's optimizers; ``weight_decay`` is for the groups that are
-    decayed (see ``with_roles``), unless a group has its own. ``defaults`` are the other options of a group.
+    decayed (see ``with_roles``), unless a group has its own. ``own`` are the other options of a group.
     """
 
-    def __init__(self, params: ParamsT, lr: float, *, weight_decay: float, **defaults: Any) -> None:
+    def __init__(self, params: ParamsT, lr: float, own: Mapping[str, Any], *, weight_decay: float) -> None:
         groups = [{"weight_decay": weight_decay if group["decay"] else 0.0, **group} for group in with_roles(params)]
-        super().__init__(groups, {"lr": lr, **defaults})
+        super().__init__(groups, {"lr": lr, **own})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -63,13 +67,13 @@ class MatrixOptimizer(Optimizer):
         self,
         params: ParamsT,
         lr: float,
+        own: Mapping[str, Any],
         *,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        **defaults: Any,
+        betas: Betas = (0.9, 0.95),
+        eps: Annotated[float, Field(ge=0)] = 1e-8,
+        weight_decay: Annotated[float, Field(ge=0)] = 0.1,
     ) -> None:
-        super().__init__(params, lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True, **defaults)
+        super().__init__(params, lr, {"betas": betas, "eps": eps, "fused": True, **own}, weight_decay=weight_decay)
 
     def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         if group["role"] == "matrix":

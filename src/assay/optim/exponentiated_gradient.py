@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from assay.errors import UserError
-from assay.optim.base import MatrixOptimizer, adamw_step
+from assay.optim.base import MatrixOptimizer, Share, adamw_step
 from assay.optim.portions import portions
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
@@ -45,13 +45,10 @@ class ExponentiatedGradient(MatrixOptimizer):
         *,
         update: Literal["adam", "gradient"] = "adam",
         scale: Annotated[float, Field(gt=0)] = 10.0,
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
-        betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95),
-        eps: Annotated[float, Field(gt=0)] = 1e-8,
-        weight_decay: Annotated[float, Field(ge=0)] = 0.1,
+        momentum: Share = 0.9,
+        **options: Any,
     ) -> None:
-        options = {"direction": update, "scale": scale, "momentum": momentum}
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        super().__init__(params, lr, {"direction": update, "scale": scale, "momentum": momentum}, **options)
 
     def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         for some in portions(parameters):

@@ -34,25 +34,10 @@ class Fira(GaLore):
         params: ParamsT,
         lr: float,
         *,
-        rank: Annotated[int, Field(gt=0)] = 64,
-        update_proj_gap: Annotated[int, Field(gt=0)] = 200,
-        scale: Annotated[float, Field(gt=0)] = 0.25,
         gamma: Annotated[float, Field(ge=1)] = 1.01,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            rank=rank,
-            update_proj_gap=update_proj_gap,
-            scale=scale,
-            gamma=gamma,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-        )
+        super().__init__(params, lr, {"gamma": gamma}, **options)
 
     def add_outside(
         self,

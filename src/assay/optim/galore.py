@@ -13,6 +13,7 @@ Zhao, Zhang, Chen, Wang, Anandkumar, Tian, 2024, arXiv:2403.03507.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -37,17 +38,15 @@ class GaLore(MatrixOptimizer):
         self,
         params: ParamsT,
         lr: float,
+        own: Mapping[str, Any] | None = None,
         *,
         rank: Annotated[int, Field(gt=0)] = 64,
         update_proj_gap: Annotated[int, Field(gt=0)] = 200,
         scale: Annotated[float, Field(gt=0)] = 0.25,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
-        **defaults: Any,
+        **options: Any,
     ) -> None:
-        options = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, **defaults}
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale}
+        super().__init__(params, lr, {**projection, **(own or {})}, **options)
 
     def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         steps = [self._begin(group, p, gradient) for p, gradient in zip(parameters, gradients, strict=True)]

@@ -112,12 +112,9 @@ class MultiNormalization(StatelessOptimizer):
         norms: Annotated[tuple[Norm, ...], Field(min_length=1)] = ("rows", "columns"),
         passes: Annotated[int, Field(gt=0)] = 5,
         scale: Annotated[float, Field(gt=0)] = 0.05,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        **options: Any,
     ) -> None:
-        options = {"norms": tuple(norms), "passes": passes, "scale": scale}
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        super().__init__(params, lr, {"norms": tuple(norms), "passes": passes, "scale": scale}, **options)
 
     def direction(self, group: dict[str, Any], gradients: Float[Tensor, "batch rows columns"]) -> Tensor:
         return multi_normalize(gradients, group["norms"], group["passes"])

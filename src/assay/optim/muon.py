@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from assay.optim.base import MatrixOptimizer
+from assay.optim.base import MatrixOptimizer, Share
 from assay.optim.portions import portions
 from assay.optim.registries import optimizers
 
@@ -44,21 +44,21 @@ def orthogonalize(
 
 @optimizers.register("muon")
 class Muon(MatrixOptimizer):
-    """Groups with role ``matrix`` take Muon's step, all others AdamW's. Matrices of one shape go as a batch."""
+    """Groups with role ``matrix`` take Muon's step, all others AdamW's; ``options`` are those of ``MatrixOptimizer``.
+
+    Matrices of one shape go as a batch.
+    """
 
     def __init__(
         self,
         params: ParamsT,
         lr: float,
         *,
-        momentum: float = 0.95,
+        momentum: Share = 0.95,
         nesterov: bool = True,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        **options: Any,
     ) -> None:
-        options = {"momentum": momentum, "nesterov": nesterov}
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        super().__init__(params, lr, {"momentum": momentum, "nesterov": nesterov}, **options)
 
     def update_matrices(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         lr, momentum = group["lr"], group["momentum"]

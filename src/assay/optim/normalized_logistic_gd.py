@@ -55,7 +55,7 @@ class NormalizedLogisticGD(Optimizer):
     def __init__(self, params: ParamsT, lr: float = 1.0) -> None:
         if not lr > 0:
             raise UserError(f"lr={lr}: a step size is positive")
-        super().__init__(params, lr, weight_decay=0.0)
+        super().__init__(params, lr, {}, weight_decay=0.0)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """One step; the margins before it. Raises ``UserError`` without margins, one of each sample."""

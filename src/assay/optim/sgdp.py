@@ -27,7 +27,7 @@ from assay.optim.adamp import (
     remove_along,
     take_back_radial,
 )
-from assay.optim.base import Optimizer
+from assay.optim.base import Optimizer, Share
 from assay.optim.precision import accumulator, widened, write_back
 from assay.optim.registries import optimizers
 
@@ -45,15 +45,15 @@ class SGDP(Optimizer):
         params: ParamsT,
         lr: float,
         *,
-        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
+        momentum: Share = 0.9,
         nesterov: bool = False,
         eps: Annotated[float, Field(gt=0)] = 1e-8,
         weight_decay: Annotated[float, Field(ge=0)] = 0.0,
         delta: Annotated[float, Field(ge=0)] = 0.1,
         wd_ratio: Annotated[float, Field(ge=0)] = 0.1,
     ) -> None:
-        options = {"nesterov": nesterov, "eps": eps, "delta": delta, "wd_ratio": wd_ratio}
-        super().__init__(params, lr, weight_decay=weight_decay, momentum=momentum, **options)
+        options = {"momentum": momentum, "nesterov": nesterov, "eps": eps, "delta": delta, "wd_ratio": wd_ratio}
+        super().__init__(params, lr, options, weight_decay=weight_decay)
 
     def update(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         lr, momentum, eps = group["lr"], group["momentum"], group["eps"]

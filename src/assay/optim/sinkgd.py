@@ -48,7 +48,7 @@ def _divided(size: int, sums: Tensor) -> Tensor:
 
 @optimizers.register("sinkgd")
 class SinkGD(StatelessOptimizer):
-    """``passes`` is L; ``scale`` is α, the step of matrices beside AdamW's."""
+    """``passes`` is L; ``scale`` is α, the step of matrices beside AdamW's; the rest as for ``MatrixOptimizer``."""
 
     def __init__(
         self,
@@ -57,12 +57,9 @@ class SinkGD(StatelessOptimizer):
         *,
         passes: Annotated[int, Field(gt=0)] = 5,
         scale: Annotated[float, Field(gt=0)] = 0.05,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
+        **options: Any,
     ) -> None:
-        options = {"passes": passes, "scale": scale}
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)
+        super().__init__(params, lr, {"passes": passes, "scale": scale}, **options)
 
     def direction(self, group: dict[str, Any], gradients: Float[Tensor, "batch rows columns"]) -> Tensor:
         return sr_sinkhorn(gradients, group["passes"])

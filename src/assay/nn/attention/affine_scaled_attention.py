@@ -16,7 +16,7 @@ Bae et al., 2026, arXiv:2602.23057.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from assay.nn.attention.softmax import SoftmaxAttention, shared
 from assay.nn.mixer import mixers
-from assay.nn.norm import NormFactory
 
 
 @mixers.register("affine-scaled-attention")
@@ -35,34 +34,16 @@ class AffineScaledAttention(SoftmaxAttention):
 
     def __init__(
         self,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        layer: int,
-        norm: NormFactory,
-        *,
+        *context: Any,
         activation: Literal["clip", "sigmoid"] = "clip",
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         length: Annotated[int, Field(gt=0)] | None = None,
-        qkv_bias: bool = False,
-        output_bias: bool = False,
-        qk_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            layer,
-            norm,
-            qkv_bias=qkv_bias,
-            output_bias=output_bias,
-            qk_norm=qk_norm,
-        )
+        super().__init__(*context, **options)
         self.activation, self.momentum, self.length = activation, momentum, length
-        self.scale_projection = nn.Linear(hidden_size, num_heads, bias=False)
-        self.register_buffer("mean", torch.zeros(num_heads))
+        self.scale_projection = nn.Linear(self.hidden_size, self.num_heads, bias=False)
+        self.register_buffer("mean", torch.zeros(self.num_heads))
 
     def mix(
         self,

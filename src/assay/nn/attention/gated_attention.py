@@ -18,7 +18,7 @@ Qiu et al., 2025, arXiv:2505.06708.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,6 @@ from assay.errors import UserError
 from assay.nn.attention.softmax import Place, SoftmaxAttention
 from assay.nn.kernels import fused
 from assay.nn.mixer import mixers
-from assay.nn.norm import NormFactory
 
 
 @mixers.register("gated-attention")
@@ -40,43 +39,27 @@ class GatedAttention(SoftmaxAttention):
 
     def __init__(
         self,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        layer: int,
-        norm: NormFactory,
-        *,
+        *context: Any,
         position: Place = "attention",
         granularity: Literal["elementwise", "headwise"] = "elementwise",
         shared: bool = False,
         activation: Literal["sigmoid", "silu", "ns-sigmoid"] = "sigmoid",
         form: Literal["multiplicative", "additive"] = "multiplicative",
-        qkv_bias: bool = False,
-        output_bias: bool = False,
-        qk_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            layer,
-            norm,
-            qkv_bias=qkv_bias,
-            output_bias=output_bias,
-            qk_norm=qk_norm,
-        )
+        super().__init__(*context, **options)
         if position == "output" and (shared or granularity == "headwise"):
             raise UserError(
                 "gated-attention: the layer's output has no heads; with position='output' leave granularity "
                 "'elementwise' and shared false"
             )
         self.position, self.activation, self.form = position, activation, form
-        heads = {"key": num_kv_heads, "value": num_kv_heads, "output": 1}.get(position, num_heads)
-        self.size = hidden_size if position == "output" else head_dim
+        heads = {"key": self.num_kv_heads, "value": self.num_kv_heads, "output": 1}.get(position, self.num_heads)
+        self.size = self.hidden_size if position == "output" else self.head_dim
         self.gates_per_head = self.size if granularity == "elementwise" else 1
-        self.gate_projection = nn.Linear(hidden_size, (1 if shared else heads) * self.gates_per_head, bias=qkv_bias)
+        self.gate_projection = nn.Linear(
+            self.hidden_size, (1 if shared else heads) * self.gates_per_head, bias=self.query.bias is not None
+        )
 
     def gate(
         self, place: Place, y: Float[Tensor, "batch time features"], x: Float[Tensor, "batch time hidden"]

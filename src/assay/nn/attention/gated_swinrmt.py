@@ -21,7 +21,7 @@ Liu et al., 2021 (Swin), arXiv:2103.14030; balanced slopes: Fu et al., 2025 (SWA
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from assay.errors import UserError
 from assay.nn.attention.softmax import Place, SoftmaxAttention, shared
 from assay.nn.mixer import mixers
-from assay.nn.norm import NormFactory
 from assay.nn.norm.rms_norm import RMSNorm
 
 Variant = Literal["retention", "swat"]
@@ -178,34 +177,20 @@ class GatedSwinRMT(SoftmaxAttention):
 
     def __init__(
         self,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        layer: int,
-        norm: NormFactory,
-        *,
+        *context: Any,
         gate: bool = True,
         decay_start: float = 2.0,
         decay_range: float = 4.0,
-        qkv_bias: bool = False,
-        output_bias: bool = False,
-        qk_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            layer,
-            norm,
-            qkv_bias=qkv_bias,
-            output_bias=output_bias,
-            qk_norm=qk_norm,
-        )
+        super().__init__(*context, **options)
         self.decay_start, self.decay_range = decay_start, decay_range
-        self.local = nn.ParameterList(torch.zeros(num_kv_heads * head_dim) for _ in range(LOCAL // 2 + 1))
-        self.gate_projection = nn.Linear(hidden_size, num_heads * head_dim, bias=qkv_bias) if gate else None
+        self.local = nn.ParameterList(torch.zeros(self.num_kv_heads * self.head_dim) for _ in range(LOCAL // 2 + 1))
+        self.gate_projection = (
+            nn.Linear(self.hidden_size, self.num_heads * self.head_dim, bias=self.query.bias is not None)
+            if gate
+            else None
+        )
 
     def mix(
         self,

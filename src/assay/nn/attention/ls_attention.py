@@ -12,7 +12,7 @@ Hajra, 2025, arXiv:2505.15548.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from torch import Tensor
 from assay.errors import UserError
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.nn.mixer import mixers
-from assay.nn.norm import NormFactory
 
 
 @mixers.register("ls-attention")
@@ -32,34 +31,18 @@ class LSAttention(SoftmaxAttention):
 
     def __init__(
         self,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        layer: int,
-        norm: NormFactory,
-        *,
+        *context: Any,
         window: Annotated[int, Field(gt=0)] = 100,
         num_long: Annotated[int, Field(ge=0)] = 1,
-        qkv_bias: bool = False,
-        output_bias: bool = False,
-        qk_norm: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            hidden_size,
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            layer,
-            norm,
-            qkv_bias=qkv_bias,
-            output_bias=output_bias,
-            qk_norm=qk_norm,
-        )
-        if num_long > num_kv_heads:
-            raise UserError(f"ls-attention: num_long={num_long} is more than the {num_kv_heads} key and value heads")
+        super().__init__(*context, **options)
+        if num_long > self.num_kv_heads:
+            raise UserError(
+                f"ls-attention: num_long={num_long} is more than the {self.num_kv_heads} key and value heads"
+            )
         self.window = window
-        self.num_short = num_kv_heads - num_long
+        self.num_short = self.num_kv_heads - num_long
 
     def mix(
         self,

@@ -44,8 +44,13 @@ class SoftmaxAttention(nn.Module):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim = (
+            hidden_size,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+        )
         self.layer = layer
-        self.head_dim = head_dim
         self.grouped = num_kv_heads < num_heads
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=qkv_bias)
         self.key = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
