@@ -20,7 +20,9 @@ def test_all_that_have_moments_of_adam_check_them_alike(name: str) -> None:
     assert optimizers.validate(name, {"betas": [0.8, 0.9], "weight_decay": 0, "eps": 1e-6})["betas"] == (0.8, 0.9)
 
 
-@pytest.mark.parametrize("name", ["exponentiated-gradient", "fira", "galore", "multi-normalization", "muon", "sinkgd"])
+@pytest.mark.parametrize(
+    "name", ["exponentiated-gradient", "fira", "galore", "multi-normalization", "muon", "sinkgd"]
+)
 def test_options_of_the_other_parameters_reach_their_group(name: str) -> None:
     optimizer = optimizers.build(
         name, {"betas": (0.5, 0.6), "eps": 0.25, "weight_decay": 0.125}, params=[nn.Parameter(torch.ones(3))], lr=0.1
