@@ -57,8 +57,8 @@ def test_a_claim_counts_once_and_every_scale_must_support_it(folder: Path) -> No
     ("measured", "supported", "says"),
     [
         (0, 0, "no claim measured here yet"),
-        (1, 1, "1 of 1 claim supported"),
-        (3, 0, "0 of 3 claims supported"),
+        (1, 1, "1 of 1 claim held"),
+        (3, 0, "0 of 3 claims held"),
     ],
 )
 def test_it_reads_as_a_sentence(measured: int, supported: int, says: str) -> None:

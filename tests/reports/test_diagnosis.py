@@ -154,7 +154,7 @@ def test_the_terminal_shows_the_worst_first_with_places_and_commands():
     assert "3. attention-sink (attention-sinks, 2 × the threshold)" in text
     assert "layer 0, head 0, share 0.9; layer 1, head 1, share 0.89; layer 2, head 0, share 0.88; and 8 more" in text
     assert "0.3: Gu et al., 2024, arXiv:2410.10781" in text
-    assert all(f"{found.command}  ({found.standing})" in text for found in treatments(SINK)[:3])
+    assert all(f"{found.command}  # {found.standing}" in text for found in treatments(SINK)[:3])
     assert "not measured: voids: no layers" in text
     assert "512 tokens: 1 finding\n" in printed(made(SINK))
 
@@ -197,7 +197,7 @@ def test_the_page_shows_each_finding_worst_first():
     assert "and 3 more" in page.text
     for found in treatments(SINK):
         assert f"{found.paper.slug}: {found.paper.summary}" in page.text
-        assert f"; {found.standing}" in page.text
+        assert f" {found.standing}" in page.text
         assert found.command in page.text
         assert f"https://arxiv.org/abs/{found.paper.arxiv}" in links
     assert "No finding: nothing that was measured passes its threshold." in Page([made()]).text

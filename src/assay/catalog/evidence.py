@@ -124,10 +124,10 @@ class Standing:
         return (self.supported + 1) / (self.measured + 2)
 
     def __str__(self) -> str:
-        """``2 of 3 claims supported``, of those that were measured."""
+        """``2 of 3 claims held``, of those that were measured."""
         if not self.measured:
             return "no claim measured here yet"
-        return f"{self.supported} of {self.measured} claim{'s' * (self.measured != 1)} supported"
+        return f"{self.supported} of {self.measured} claim{'s' * (self.measured != 1)} held"
 
 
 @cache

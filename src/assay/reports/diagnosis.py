@@ -68,7 +68,7 @@ def print_findings(diagnosis: Diagnosis, console: Console) -> None:
             lines.append(("where", shown + more))
         treating = treatments(finding)
         for index, treatment in enumerate(treating[:PLACES]):
-            lines.append(("try" if not index else "", f"{treatment.command}  ({treatment.standing})"))
+            lines.append(("try" if not index else "", f"{treatment.command}  # {treatment.standing}"))
         if len(treating) > PLACES:
             lines.append(("", f"and {len(treating) - PLACES} more, in {NAME}"))
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
