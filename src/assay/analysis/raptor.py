@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
+from assay.analysis.layers import at_layers
 from assay.data.tokenizers import Tokenizer
 from assay.errors import UserError
 from assay.files import disk_errors
@@ -271,36 +271,3 @@ def steered(model: PreTrainedModel, probes: Sequence[Probe], target: float) -> I
 
     with at_layers(model, shift):
         yield
-
-
-@contextmanager
-def at_layers(
-    model: PreTrainedModel, act: Callable[[int, Float[Tensor, "batch time hidden"]], Tensor | None]
-) -> Iterator[None]:
-    """While it lasts, ``act`` gets each layer's index and output in each pass; what it returns takes its place.
-
-    Raises ``UserError`` if the model has no list of its layers, or they give no state per token.
-    """
-    depth = getattr(model.config, "num_hidden_layers", None)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    if not lists:
-        raise UserError(f"{type(model).__name__} has no list of {depth} layers to look into")
-
-    def hook(layer: int) -> Callable[..., Any]:
-        def run(module: nn.Module, inputs: Any, output: Any) -> Any:
-            state = output[0] if isinstance(output, tuple) else output
-            if not isinstance(state, Tensor) or state.dim() != 3:
-                raise UserError(f"layer {layer} of {type(model).__name__} gives no single state per token")
-            changed = act(layer, state)
-            if changed is None:
-                return None
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        return run
-
-    hooks = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(lists[0])]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()

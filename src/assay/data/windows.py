@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from assay.data.config import DataConfig
 from assay.data.corpora.mixture import Mixture
 from assay.data.order import Documents, Order
 from assay.data.order.shuffled import Shuffled
+from assay.data.reading import decode, read
 from assay.data.split import Split
 from assay.data.store import Tokens, tokens
 from assay.data.tokenizers import Tokenizer
@@ -181,3 +183,20 @@ class TokenData:
                 torch.from_numpy(inputs).view(windows, sequence_length)[rows],
                 torch.from_numpy(targets).view(windows, sequence_length)[rows],
             )
+
+
+def text_windows(path: Path, tokenizer: Tokenizer, *, length: int, count: int | None = None) -> Tensor:
+    """At most ``count`` rows of ``length`` ids: the separator and the text's tokens, cut up; the rest is left out.
+
+    Raises ``UserError`` if the file is not text, has fewer than ``length`` tokens, or a number is too small.
+    """
+    if length < 2 or (count is not None and count < 1):
+        raise UserError(f"windows of {length} tokens, {count} at most, leave nothing to look at; 1 of 2 is the least")
+    content = decode(read(path))
+    if content is None:
+        raise UserError(f"{str(path)!r} is not UTF-8 text")
+    ids = np.concatenate([[tokenizer.separator], tokenizer.encode(content)]).astype(np.int64)
+    whole = len(ids) // length if count is None else min(count, len(ids) // length)
+    if not whole:
+        raise UserError(f"{str(path)!r} has {len(ids)} tokens, fewer than one window of {length}; give more text")
+    return torch.from_numpy(ids[: whole * length]).view(whole, length)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import PreTrainedModel
 
 from assay.analysis.function_tokens.split import TokenCounts, membership
-from assay.analysis.raptor import at_layers
+from assay.analysis.layers import at_layers
 from assay.errors import UserError
 
 Kind = Literal["function", "content"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from assay.cli.analyse import analyse_app
-from assay.cli.analyse.linear_mode_connectivity import text_windows
 from assay.cli.options import Json, Quiet
 from assay.cli.printing import print_json, print_table
 
@@ -50,6 +49,7 @@ def crosscoder(
 
     from assay.analysis.crosscoder import Crosscoder, read_latents, residual_pairs, scales_of, train
     from assay.analysis.crosscoder.dictionary import check_free
+    from assay.data.windows import text_windows
     from assay.errors import UserError
     from assay.training.export import open_model, tokenizer_of
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from assay.cli.analyse import analyse_app
 from assay.cli.options import Json
 from assay.cli.printing import print_json, print_table
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from assay.data.tokenizers import Tokenizer
 
 Model = Annotated[str, typer.Argument(help="A run, a Hugging Face folder or a GGUF file.")]
 
@@ -36,10 +31,11 @@ def linear_mode_connectivity(
     as_json: Json = False,
 ) -> None:
     """Measure the loss barrier on the straight line between two models, and that of each layer."""
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import functional as F
 
     from assay.analysis.linear_mode_connectivity import connectivity, fork_angle
+    from assay.data.windows import text_windows
     from assay.training.export import open_model, tokenizer_of
 
     batches = list(text_windows(text, tokenizer_of(model_a), length=length, count=windows).split(1))
@@ -84,26 +80,3 @@ def linear_mode_connectivity(
                 for layer in found.layers
             ],
         )
-
-
-def text_windows(path: Path, tokenizer: Tokenizer, *, length: int, count: int | None = None) -> Tensor:
-    """At most ``count`` rows of ``length`` ids: the separator and the text's tokens, cut up; the rest is left out.
-
-    Raises ``UserError`` if the file is not text, has fewer than ``length`` tokens, or a number is too small.
-    """
-    import numpy as np
-    import torch
-
-    from assay.data.reading import decode, read
-    from assay.errors import UserError
-
-    if length < 2 or (count is not None and count < 1):
-        raise UserError(f"windows of {length} tokens, {count} at most, leave nothing to look at; 1 of 2 is the least")
-    content = decode(read(path))
-    if content is None:
-        raise UserError(f"{str(path)!r} is not UTF-8 text")
-    ids = np.concatenate([[tokenizer.separator], tokenizer.encode(content)]).astype(np.int64)
-    whole = len(ids) // length if count is None else min(count, len(ids) // length)
-    if not whole:
-        raise UserError(f"{str(path)!r} has {len(ids)} tokens, fewer than one window of {length}; give more text")
-    return torch.from_numpy(ids[: whole * length]).view(whole, length)
