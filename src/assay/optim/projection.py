@@ -32,6 +32,6 @@ def leading_directions(gradient: Tensor, rank: int) -> Float[Tensor, "short rank
 
     They are eigenvectors of GᵀG in float64, which is quicker than a decomposition of G in float32 and no less exact.
     """
-    tall = as_tall(gradient).double()
+    tall = as_tall(gradient.cpu() if gradient.device.type == "mps" else gradient).double()  # mps has no float64
     _, vectors = torch.linalg.eigh(tall.mT @ tall)
-    return vectors.flip(-1)[:, :rank].to(gradient.dtype).contiguous()
+    return vectors.flip(-1)[:, :rank].to(gradient).contiguous()
