@@ -23,6 +23,8 @@ from assay.optim.gradient.norm_growth_limiter import growth_factors
 from assay.optim.registries import optimizers
 
 TINY = 1e-8
+ROUNDING = 16
+"""Times the precision: a share of a row's square that is smaller is what rounding leaves of a difference of 0."""
 
 
 @optimizers.register("fira")
@@ -53,8 +55,11 @@ class Fira(GaLore):
         for gradient, low, direction in zip(gradients, projected, directions, strict=True):
             inside = low.norm(dim=1, keepdim=True)
             factor = direction.norm(dim=1, keepdim=True) / (inside + TINY)
-            outside = gradient.square().sum(1, keepdim=True) - alpha * (2 - alpha) * inside.square()
-            norms.append((factor.square() * outside.clamp(min=0.0)).sum().sqrt())
+            whole = gradient.square().sum(1, keepdim=True)
+            outside = whole - inside.square()
+            outside = torch.where(outside > ROUNDING * torch.finfo(gradient.dtype).eps * whole, outside, 0.0)
+            outside += ((1 - alpha) * inside).square()
+            norms.append((factor.square() * outside).sum().sqrt())
             by_row.append(factor)
         torch._foreach_mul_(by_row, self._limits(group["gamma"], parameters, norms))
         torch._foreach_addcmul_(directions, projected, by_row, -1.0)
